@@ -1,0 +1,499 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Containers: find them, start and stop them, and run our own beside them. The only file that imports docker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import FiredrillError, HostError, TargetError
+from .run import Run, owner_lives
+
+try:
+    import docker
+    import requests.exceptions
+    from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+    from docker.types import LogConfig, Mount
+    from docker.utils.socket import frames_iter
+
+    HAS_DOCKER = True
+except ImportError:
+    HAS_DOCKER = False
+
+LABEL = "firedrill"
+_OWNER = f"{LABEL}.owner"
+_RUN = f"{LABEL}.run"
+_PROJECT = "com.docker.compose.project"
+_SERVICE = "com.docker.compose.service"
+_ONEOFF = "com.docker.compose.oneoff"
+_STDERR = 2
+_KEEP_STDERR_BYTES = 64 * 1024
+_STOP_GRACE_S = 30
+_DATA_DIRECTORY = "/var/lib/postgresql/data"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A running container as it was when it was looked at."""
+
+    id: str
+    name: str
+    pid: int
+    started_at: str
+    image: str
+    image_id: str
+    image_digest: str
+    environment: dict[str, str] = field(repr=False)
+    shm_bytes: int = 0
+    project: str = ""
+    service: str = ""
+    address: str = ""
+
+
+@dataclass
+class Finished:
+    """How a program in a sidecar ended."""
+
+    status: int
+    stderr: str
+    out_of_memory: bool = False
+
+
+class Sidecar:
+    """A program of an image in a container of our own, attached before it starts.
+
+    Iterating gives its standard output in chunks; `finish()` then gives its exit status, which alone
+    tells whether the output is complete: a killed container ends the stream cleanly.
+    """
+
+    def __init__(self, api: Any, ident: str, stdin: IO[bytes] | bytes | None) -> None:
+        self._api = api
+        self._id = ident
+        self._stdin = stdin
+        self._stderr = bytearray()
+        self._feeder: threading.Thread | None = None
+        self._feed_error: Exception | None = None
+        wanted = {"stdout": 1, "stderr": 1, "stream": 1, "stdin": int(stdin is not None)}
+        self._socket = api.attach_socket(ident, params=wanted)
+        raw = getattr(self._socket, "_sock", self._socket)
+        raw.settimeout(None)
+        api.start(ident)
+        if stdin is not None:
+            self._feeder = threading.Thread(target=self._feed, args=(raw,), daemon=True)
+            self._feeder.start()
+
+    def _feed(self, raw: Any) -> None:
+        try:
+            if isinstance(self._stdin, bytes):
+                raw.sendall(self._stdin)
+            elif self._stdin is not None:
+                while chunk := self._stdin.read(256 * 1024):
+                    raw.sendall(chunk)
+            raw.shutdown(1)
+        except OSError as error:
+            # A reader that has seen enough, as `pg_restore --list` does, closes early.
+            self._feed_error = error
+
+    def __iter__(self) -> Iterator[bytes]:
+        for stream, chunk in frames_iter(self._socket, tty=False):
+            if stream == _STDERR:
+                self._stderr += chunk
+                del self._stderr[:-_KEEP_STDERR_BYTES]
+            else:
+                yield chunk
+
+    def finish(self) -> Finished:
+        """Waits for the end; what is left of the output is dropped."""
+        for unused_chunk in self:
+            pass
+        ended = self._api.wait(self._id, timeout=None)
+        state = self._api.inspect_container(self._id)["State"]
+        return Finished(
+            int(ended["StatusCode"]),
+            self._stderr.decode(errors="replace").strip(),
+            bool(state.get("OOMKilled")),
+        )
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._socket.close()
+
+
+class Containers:
+    """The host's Docker engine.
+
+    :raises HostError: the library is missing, the engine does not answer or does not let us in.
+    """
+
+    def __init__(self) -> None:
+        if not HAS_DOCKER:
+            raise HostError(
+                "Python's docker library is missing on this host",
+                todo="Install the package python3-docker (or `pip install docker`)",
+            )
+        address = os.environ.get("DOCKER_HOST", "") or "unix:///var/run/docker.sock"
+        if not address.startswith("unix://"):
+            raise HostError(
+                f"DOCKER_HOST is {address}: the engine has to be on this host, since files and the "
+                "server's socket are reached through it",
+                todo="Run this on the host of the containers",
+            )
+        path = address[len("unix://") :]
+        try:
+            self._client = docker.DockerClient(base_url=address, version="auto", timeout=120)
+            self._api = self._client.api
+        except DockerException as error:
+            raise self._unreachable(path, error) from error
+
+    @staticmethod
+    def _unreachable(path: str, error: Exception) -> HostError:
+        if "Permission denied" in str(error) or "PermissionError" in str(error):
+            return HostError(
+                f"The Docker engine at {path} does not permit this user",
+                todo="Run as root (sudo, or `become: true`)",
+            )
+        return HostError(
+            f"No Docker engine answers at {path}",
+            todo="Start it (`sudo systemctl start docker`), then run this again",
+        )
+
+    @contextlib.contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        """Turns the library's errors into words."""
+        try:
+            yield
+        except NotFound as error:
+            raise TargetError(f"{what}: there is no such thing ({error.explanation})") from error
+        except APIError as error:
+            message = str(error.explanation or error)
+            if "no space left" in message:
+                raise HostError(
+                    f"{what}: the disk of the Docker engine is full", todo="Free some disk space"
+                ) from error
+            raise HostError(f"{what}: the Docker engine refused: {message}") from error
+        except (DockerException, requests.exceptions.RequestException, OSError) as error:
+            raise HostError(f"{what}: the Docker engine no longer answers ({error})") from error
+
+    # -- finding -----------------------------------------------------------------------------------
+
+    def find(self, *, name: str = "", project: str = "", service: str = "") -> Container:
+        """The one running container of that name, or of that Compose project and service.
+
+        :raises TargetError: none, more than one, or one that is not running.
+        """
+        if name:
+            info = self._by_name(name)
+        else:
+            found = self._by_labels(project, service)
+            if not found:
+                raise TargetError(
+                    f'There is no container of service "{service}" in Compose project "{project}"',
+                    state="Nothing was changed",
+                    todo="Compare with `docker ps -a`; is the project up, are both names right?",
+                )
+            if len(found) > 1:
+                names = ", ".join(sorted(info["Name"].lstrip("/") for info in found))
+                raise TargetError(
+                    f'Service "{service}" of project "{project}" has several containers: {names}',
+                    state="Nothing was changed",
+                    todo="Say which one with `container`",
+                )
+            info = found[0]
+        return self._running(info)
+
+    def _by_name(self, name: str) -> dict[str, Any]:
+        with self._asking(f"Looking for container {name}"):
+            every = self._api.containers(all=True)
+        exact = [entry for entry in every if f"/{name}" in (entry["Names"] or [])]
+        # An id may be shortened, as everywhere in Docker.
+        found = exact or [
+            entry for entry in every if len(name) >= 6 and entry["Id"].startswith(name)
+        ]
+        if not found:
+            like = sorted(
+                n.lstrip("/")
+                for entry in every
+                for n in (entry["Names"] or [])
+                if name in n or n[1:] in name
+            )
+            hint = f" (there is {', '.join(like[:5])})" if like else ""
+            raise TargetError(
+                f'There is no container "{name}"{hint}',
+                state="Nothing was changed",
+                todo="Compare with `docker ps -a`",
+            )
+        if len(found) > 1:
+            names = ", ".join(sorted(entry["Names"][0].lstrip("/") for entry in found))
+            raise TargetError(
+                f'"{name}" is ambiguous, it begins the ids of several containers: {names}',
+                state="Nothing was changed",
+                todo="Give the whole name",
+            )
+        return self._inspect(found[0]["Id"])
+
+    def _inspect(self, ident: str) -> dict[str, Any]:
+        with self._asking(f"Looking at container {ident[:12]}"):
+            info: dict[str, Any] = self._api.inspect_container(ident)
+        return info
+
+    def _by_labels(self, project: str, service: str) -> list[dict[str, Any]]:
+        with self._asking(f"Looking for {project}/{service}"):
+            entries = self._api.containers(
+                all=True, filters={"label": [f"{_PROJECT}={project}", f"{_SERVICE}={service}"]}
+            )
+        # What `docker compose run` left is no instance of the service.
+        entries = [entry for entry in entries if entry["Labels"].get(_ONEOFF, "False") != "True"]
+        return [self._inspect(entry["Id"]) for entry in entries]
+
+    def _running(self, info: dict[str, Any]) -> Container:
+        name = info["Name"].lstrip("/")
+        state = info["State"]
+        status = "paused" if state.get("Paused") else state.get("Status", "not running")
+        if status != "running":
+            cure = {"paused": f"docker unpause {name}", "restarting": f"docker logs {name}"}.get(
+                status, f"docker start {name}"
+            )
+            raise TargetError(
+                f"Container {name} is {status}, it has to run",
+                state="Nothing was changed",
+                todo=f"See `{cure}`, then run this again",
+            )
+        pid = int(state["Pid"])
+        if not Path(f"/proc/{pid}").exists():
+            raise HostError(
+                f"Container {name} runs, but its processes cannot be seen from here",
+                todo="Run on the host itself; rootless and remote engines are not supported",
+            )
+        return self._container(info, pid)
+
+    def _container(self, info: dict[str, Any], pid: int) -> Container:
+        labels = info["Config"].get("Labels") or {}
+        pairs = (entry.partition("=") for entry in info["Config"].get("Env") or [])
+        networks = (info.get("NetworkSettings") or {}).get("Networks") or {}
+        addresses = [network.get("IPAddress") for network in networks.values()]
+        try:
+            digests = self._api.inspect_image(info["Image"]).get("RepoDigests") or [""]
+        except (ImageNotFound, NotFound):
+            digests = [""]
+        return Container(
+            id=info["Id"],
+            name=info["Name"].lstrip("/"),
+            pid=pid,
+            started_at=info["State"]["StartedAt"],
+            image=info["Config"]["Image"],
+            image_id=info["Image"],
+            image_digest=digests[0],
+            environment={key: value for key, unused_sep, value in pairs},
+            shm_bytes=int(info["HostConfig"].get("ShmSize") or 0),
+            project=labels.get(_PROJECT, ""),
+            service=labels.get(_SERVICE, ""),
+            address=next((address for address in addresses if address), ""),
+        )
+
+    def unchanged(self, container: Container) -> bool:
+        """Whether it still runs, and is the same start of it."""
+        try:
+            state = self._inspect(container.id)["State"]
+        except FiredrillError:
+            return False
+        return bool(state["Running"]) and state["StartedAt"] == container.started_at
+
+    # -- the application's services ----------------------------------------------------------------
+
+    def services(self, project: str, names: Sequence[str]) -> dict[str, bool]:
+        """Containers behind `names` (Compose services of the project, or containers): id -> running.
+
+        :raises TargetError: a name that is neither.
+        """
+        found: dict[str, bool] = {}
+        for name in names:
+            infos = self._by_labels(project, name) if project else []
+            for info in infos or [self._by_name(name)]:
+                found[info["Id"]] = bool(info["State"]["Running"])
+        return found
+
+    def runs(self, ident: str) -> bool:
+        """Whether that container exists and runs."""
+        try:
+            return bool(self._inspect(ident)["State"]["Running"])
+        except TargetError:
+            return False
+
+    def name_of(self, ident: str) -> str:
+        return str(self._inspect(ident)["Name"]).lstrip("/")
+
+    def stop(self, ident: str) -> None:
+        with self._asking(f"Stopping container {ident[:12]}"):
+            self._api.stop(ident, timeout=_STOP_GRACE_S)
+
+    def start(self, ident: str) -> None:
+        with self._asking(f"Starting container {ident[:12]}"):
+            self._api.start(ident)
+
+    def health(self, ident: str) -> str:
+        """`healthy`, `unhealthy`, `starting`; without a health check `running` or the status."""
+        state = self._inspect(ident)["State"]
+        if not state["Running"]:
+            return str(state["Status"])
+        return str((state.get("Health") or {}).get("Status") or "running")
+
+    def logs(self, ident: str, lines: int = 20) -> str:
+        """The last lines of a container's log; empty when there is none to be had."""
+        try:
+            return str(self._api.logs(ident, tail=lines).decode(errors="replace")).strip()
+        except (DockerException, requests.exceptions.RequestException):
+            return ""
+
+    # -- containers of our own ---------------------------------------------------------------------
+
+    @staticmethod
+    def _labels(run: Run, kind: str) -> dict[str, str]:
+        return {f"{LABEL}.kind": kind, _RUN: run.id, _OWNER: run.mark}
+
+    @contextlib.contextmanager
+    def sidecar(
+        self,
+        run: Run,
+        image_id: str,
+        command: Sequence[str],
+        *,
+        environment: dict[str, str] | None = None,
+        mounts: dict[Path, str] | None = None,
+        stdin: IO[bytes] | bytes | None = None,
+    ) -> Iterator[Sidecar]:
+        """Runs a program of an image with no network, no capability and a read-only root.
+
+        :param mounts: host path -> path inside, always read-only (a socket in it still works).
+        :param stdin: what the program reads; None leaves it without a standard input.
+        """
+        with self._asking(f"Preparing {command[0]}"):
+            image = self._api.inspect_image(image_id)
+            # A tmpfs there keeps the engine from making an anonymous volume for each sidecar.
+            volumes = dict.fromkeys(image["Config"].get("Volumes") or {}, "")
+            host = self._api.create_host_config(
+                network_mode="none",
+                cap_drop=["ALL"],
+                read_only=True,
+                security_opt=["no-new-privileges"],
+                log_config=LogConfig(type="none"),
+                userns_mode="host",
+                tmpfs=volumes,
+                mounts=[
+                    Mount(target=inside, source=str(source), type="bind", read_only=True)
+                    for source, inside in (mounts or {}).items()
+                ],
+            )
+            ident = self._api.create_container(
+                image_id,
+                entrypoint=[command[0]],
+                command=list(command[1:]),
+                user="0:0",
+                working_dir="/",
+                environment={"LC_ALL": "C.UTF-8", **(environment or {})},
+                labels=self._labels(run, "sidecar"),
+                stdin_open=stdin is not None,
+                host_config=host,
+                healthcheck={"test": ["NONE"]},
+            )["Id"]
+        sidecar = None
+        try:
+            with self._asking(f"Running {command[0]}"):
+                sidecar = Sidecar(self._api, ident, stdin)
+                yield sidecar
+        finally:
+            if sidecar:
+                sidecar.close()
+            self._remove(ident)
+
+    @contextlib.contextmanager
+    def throwaway(
+        self,
+        run: Run,
+        image_id: str,
+        command: Sequence[str],
+        *,
+        environment: dict[str, str],
+        masked: Sequence[str],
+        shm_bytes: int,
+    ) -> Iterator[Container]:
+        """A server of the same image with no network and a volume of its own; both are gone afterwards."""
+        name = f"firedrill-drill-{run.id}"
+        labels = self._labels(run, "drill")
+        ident = ""
+        try:
+            with self._asking("Preparing the throwaway server"):
+                config = self._api.inspect_image(image_id)["Config"]
+                volumes = list(config.get("Volumes") or {})
+                data = next((e[7:] for e in config.get("Env") or [] if e.startswith("PGDATA=")), "")
+                data = next(
+                    (path for path in volumes if data.startswith(path)), data or _DATA_DIRECTORY
+                )
+                self._api.create_volume(name, labels=labels)
+                host = self._api.create_host_config(
+                    network_mode="none",
+                    shm_size=shm_bytes or None,
+                    # What the image's entrypoint needs to prepare the data directory and to leave root.
+                    cap_drop=["ALL"],
+                    cap_add=["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"],
+                    security_opt=["no-new-privileges"],
+                    log_config=LogConfig(
+                        type="json-file", config={"max-size": "1m", "max-file": "1"}
+                    ),
+                    tmpfs={path: "" for path in [*masked, *volumes] if path != data},
+                    mounts=[Mount(target=data, source=name, type="volume")],
+                )
+                ident = self._api.create_container(
+                    image_id,
+                    name=name,
+                    command=list(command),
+                    environment=environment,
+                    labels=labels,
+                    host_config=host,
+                )["Id"]
+            with self._asking("Starting the throwaway server"):
+                self._api.start(ident)
+                info = self._inspect(ident)
+            yield self._container(info, int(info["State"]["Pid"]))
+        finally:
+            if ident:
+                self._remove(ident)
+            with contextlib.suppress(NotFound):
+                self._api.remove_volume(name, force=True)
+
+    def _remove(self, ident: str) -> None:
+        try:
+            self._api.remove_container(ident, force=True, v=True)
+        except NotFound:
+            pass
+        except (DockerException, requests.exceptions.RequestException) as error:
+            if "already in progress" in str(error):
+                return
+            raise HostError(
+                f"Our own container {ident[:12]} could not be removed: {error}",
+                todo=f"Remove it with `docker rm -f -v {ident[:12]}`; the next run tries it too",
+            ) from error
+
+    def sweep(self) -> list[str]:
+        """Removes what runs left behind that were killed; returns the names."""
+        removed = []
+        with self._asking("Looking for leftovers"):
+            entries = self._api.containers(all=True, filters={"label": [_OWNER]})
+            volumes = self._api.volumes(filters={"label": [_OWNER]}).get("Volumes") or []
+        for entry in entries:
+            if not owner_lives(entry["Labels"][_OWNER]):
+                self._remove(entry["Id"])
+                removed.append(entry["Names"][0].lstrip("/"))
+        for volume in volumes:
+            if not owner_lives(volume["Labels"][_OWNER]):
+                with self._asking("Removing a leftover volume"):
+                    self._api.remove_volume(volume["Name"], force=True)
+                removed.append(f"volume {volume['Name']}")
+        return removed

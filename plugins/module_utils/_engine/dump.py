@@ -1,0 +1,365 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The dump: one complete recovery set of a database, with evidence from the dump's own snapshot."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import __version__
+from .access import Access, open_access
+from .catalog import database_bytes, database_oid, read_extensions, read_properties
+from .errors import ConfigError, HostError, ServerError, SetError, ToolError
+from .evidence import Collector, sequence_evidence, sequence_values, snapshot
+from .journal import Journal
+from .manifest import FileEntry, Manifest, Source
+from .model import Compression, Evidence, Report, Target, human_bytes, human_seconds, iso, utc_now
+from .programs import Contents, outdated
+from .recovery import incomplete
+from .roles import read_roles
+from .run import Progress, Run
+from .server import Session
+from .vault import HashingFile, RecoverySet, Vault, load_set, sync_directory
+
+EVIDENCE_LEVELS = ("full", "counts", "none")
+_METHODS = ("zstd", "gzip", "lz4", "none")
+_ZSTD_MAJOR = 16
+_AUTO_ZSTD = Compression("zstd", 3)
+_AUTO_GZIP = Compression("gzip", 6)
+
+
+@dataclass(frozen=True)
+class BackupRequest:
+    """What to dump, to where and how. `min_free_bytes` must remain free after the dump."""
+
+    target: Target
+    directory: Path
+    compress: str = "auto"
+    evidence: str = "full"
+    globals: bool = True
+    exclude_table_data: tuple[str, ...] = ()
+    min_free_bytes: int = 0
+    timeout_s: float = 0
+    check: bool = False
+    purpose: str = "backup"
+
+
+def parse_compression(text: str, major: int) -> Compression:
+    """`auto`, a method, or `method:level`, for a server of that major version.
+
+    :raises ConfigError: the server's pg_dump does not know it.
+    """
+    if text == "auto":
+        return _AUTO_ZSTD if major >= _ZSTD_MAJOR else _AUTO_GZIP
+    method, colon, level = text.partition(":")
+    if method not in _METHODS or (colon and not level.isdigit()):
+        raise ConfigError(
+            f'"{text}" is no compression',
+            todo="Use auto, none, gzip, zstd or lz4, with a level after a colon where wanted (zstd:3)",
+        )
+    if method in ("zstd", "lz4") and major < _ZSTD_MAJOR:
+        raise ConfigError(
+            f"pg_dump of PostgreSQL {major} does not know {method}",
+            state="Nothing was changed",
+            todo="Use `auto` or `gzip:6`",
+        )
+    return Compression(method, int(level) if colon else -1)
+
+
+def backup(request: BackupRequest, progress: Progress | None = None) -> Report:
+    """Makes one recovery set of a database; with `check` only says what it would make.
+
+    :raises FiredrillError: no set was made, and no file of it is left.
+    """
+    if request.evidence not in EVIDENCE_LEVELS:
+        raise ConfigError(
+            f'"{request.evidence}" is no level of evidence',
+            todo=f"Use {', '.join(EVIDENCE_LEVELS)}",
+        )
+    with Run("backup", timeout_s=request.timeout_s, progress=progress) as run:
+        access = open_access(run, request.target)
+        with run.lock(*access.lock_identity):
+            _refuse_incomplete(access, request)
+            return backup_with(access, request)
+
+
+def _refuse_incomplete(access: Access, request: BackupRequest) -> None:
+    """A database that a killed `replace` left half full must not become the newest set."""
+    journal = Journal(request.directory, access.container.name, request.target.database)
+    if not request.check:
+        why = incomplete(access, journal)
+        if why:
+            raise SetError(
+                f"There is nothing complete to dump: {why}",
+                state="Nothing was changed",
+                todo="Restore a set first",
+            )
+
+
+def backup_with(access: Access, request: BackupRequest) -> Report:
+    """As backup(), for a caller that holds the lock already."""
+    run, database = access.run, request.target.database
+    vault = Vault(request.directory)
+    with run.phase("preflight"), access.server.session(database) as session:
+        compress = parse_compression(request.compress, access.server.major)
+        size = database_bytes(session, database)
+        earlier = vault.sets(database)
+        _check_room(vault, size, earlier, request.min_free_bytes)
+        if request.check:
+            return _forecast(access, request, vault, size, compress)
+        made = vault.prepare()
+        vault.sweep()
+    if made:
+        sync_directory(request.directory.parent)
+    manifest = _make(access, request, vault, compress, size)
+    warnings = [*manifest.warnings, *filter(None, [vault.exposed(), _shrunk(manifest, earlier)])]
+    return Report(
+        action="backup",
+        changed=True,
+        msg=(
+            f"{request.directory / manifest.dump.name}: {human_bytes(manifest.dump.bytes)} in "
+            f"{human_seconds(run.elapsed_s)}, {len(manifest.evidence.tables)} tables"
+            + (
+                f", {manifest.evidence.rows} rows"
+                if request.evidence != "none"
+                else ", no evidence taken"
+            )
+        ),
+        database=database,
+        container=access.container.name,
+        set_name=manifest.name,
+        phases=dict(run.phases),
+        warnings=warnings,
+        details=set_details(load_set(request.directory / manifest.dump.name)),
+    )
+
+
+def set_details(recovery_set: RecoverySet) -> dict[str, object]:
+    """What a report says of a set; nothing in it is secret."""
+    manifest = recovery_set.require_manifest()
+    return {
+        "path": str(recovery_set.path),
+        "bytes": manifest.dump.bytes,
+        "sha256": manifest.dump.sha256,
+        "created_at": manifest.created_at,
+        "evidence_level": manifest.evidence.level,
+        "rows": manifest.evidence.counts(),
+        "compress": manifest.compress,
+    }
+
+
+def _check_room(vault: Vault, size: int, earlier: list[RecoverySet], keep_free: int) -> None:
+    last = earlier[0].manifest if earlier else None
+    needed = int(last.dump.bytes * 1.2) if last else size // 3
+    free = vault.free_bytes()
+    if free < needed + keep_free:
+        raise HostError(
+            f"The disk of {vault.directory} has {human_bytes(free)} free, the dump needs about "
+            f"{human_bytes(needed)}"
+            + (f" and {human_bytes(keep_free)} have to stay free" if keep_free else ""),
+            state="Nothing was changed",
+            todo="Free some space, or prune older sets (`firedrill prune --dry-run`)",
+        )
+
+
+def _forecast(
+    access: Access, request: BackupRequest, vault: Vault, size: int, compress: Compression
+) -> Report:
+    name = vault.free_name(request.target.database, utc_now())
+    return Report(
+        action="backup",
+        changed=True,
+        msg=f"Would dump {human_bytes(size)} of database with {compress} to {request.directory / name}.dump",
+        database=request.target.database,
+        container=access.container.name,
+        set_name=name,
+        phases=dict(access.run.phases),
+        details={"path": str(request.directory / f"{name}.dump"), "compress": str(compress)},
+    )
+
+
+def _make(
+    access: Access, request: BackupRequest, vault: Vault, compress: Compression, size: int
+) -> Manifest:
+    run, server, database = access.run, access.server, request.target.database
+    run.state = "No file was written; the database was only read"
+    with server.session(database) as session:
+        properties = read_properties(session, database)
+        manifest = Manifest(
+            name="",
+            database=database,
+            created_at="",
+            finished_at="",
+            firedrill_version=__version__,
+            compress=str(compress),
+            source=_source(access, session, size),
+            properties=properties,
+            extensions=read_extensions(session),
+            roles=read_roles(session, properties, passwords=request.globals),
+            dump=FileEntry("", 0, ""),
+            globals=None,
+            evidence=Evidence("none"),
+            excluded_table_data=request.exclude_table_data,
+            purpose=request.purpose,
+        )
+        with vault.unnamed() as dump, vault.unnamed() as globals_file:
+            with snapshot(session) as (ident, tables):
+                moment = utc_now()
+                before = sequence_values(session)
+                with Collector(
+                    server, database, request.evidence, tables, snapshot_id=ident
+                ) as collector:
+                    with run.phase("dump"):
+                        with access.programs.dump(
+                            database, ident, compress, request.exclude_table_data
+                        ) as sidecar:
+                            for chunk in sidecar:
+                                dump.write(chunk)
+                                run.advance(dump.bytes)
+                            access.programs.check(sidecar.finish(), "pg_dump")
+                        dump.finish()
+                    with run.phase("evidence"):
+                        evidence = collector.result()
+                after = sequence_values(session)
+            if request.evidence != "none":
+                evidence = replace(evidence, sequences=sequence_evidence(before, after))
+            with run.phase("verify"):
+                access.programs.read_whole(dump.file)
+                evidence = _complete(evidence, access.programs.contents(dump.file), request)
+            if request.globals:
+                with run.phase("globals"):
+                    _write_globals(access, globals_file, database)
+            with vault.lock():
+                name = vault.free_name(database, moment)
+                manifest = replace(
+                    manifest,
+                    name=name,
+                    created_at=iso(moment),
+                    finished_at=iso(utc_now()),
+                    dump=dump.entry(f"{name}.dump"),
+                    globals=globals_file.entry(f"{name}.globals.sql") if request.globals else None,
+                    evidence=evidence,
+                    durations_s=dict(run.phases),
+                    warnings=_warnings(manifest, evidence),
+                )
+                _publish(vault, manifest, dump, globals_file)
+    return manifest
+
+
+def _publish(
+    vault: Vault, manifest: Manifest, dump: HashingFile, globals_file: HashingFile
+) -> None:
+    try:
+        dump.publish(manifest.dump.name)
+        if manifest.globals:
+            globals_file.publish(manifest.globals.name)
+        sync_directory(vault.directory)
+        vault.write_text(f"{manifest.name}.json", manifest.to_json())
+        sync_directory(vault.directory)
+    except BaseException:
+        vault.remove(RecoverySet(vault.directory / manifest.dump.name, None))
+        raise
+
+
+def _source(access: Access, session: Session, size: int) -> Source:
+    database = access.target.database
+    try:
+        identifier = str(session.value("SELECT system_identifier FROM pg_control_system()"))
+    except ServerError:
+        identifier = ""
+    container = access.container
+    return Source(
+        host=platform.node(),
+        container=container.name,
+        project=container.project,
+        service=container.service,
+        image=container.image,
+        image_id=container.image_id,
+        image_digest=container.image_digest,
+        server_version=str(session.value("SELECT current_setting('server_version')")),
+        major=access.server.major,
+        pg_dump_version=access.programs.version(),
+        system_identifier=identifier,
+        database_oid=database_oid(session, database) or 0,
+        database_bytes=size,
+        preload_libraries=_preload_libraries(session),
+        superuser=str(session.value("SELECT rolname FROM pg_roles WHERE oid = 10")),
+    )
+
+
+def _preload_libraries(session: Session) -> str:
+    try:
+        return str(session.value("SELECT current_setting('shared_preload_libraries')"))
+    except ServerError:
+        return ""
+
+
+def _write_globals(access: Access, file: HashingFile, database: str) -> None:
+    with access.server.session(database) as session:
+        readable = bool(session.value("SELECT has_table_privilege('pg_authid', 'SELECT')"))
+    with access.programs.dump_globals(database, passwords=readable) as sidecar:
+        for chunk in sidecar:
+            file.write(chunk)
+        access.programs.check(sidecar.finish(), "pg_dumpall")
+    file.finish()
+    if not file.bytes:
+        raise ToolError("pg_dumpall ended without an error and wrote nothing")
+
+
+def _complete(evidence: Evidence, contents: Contents, request: BackupRequest) -> Evidence:
+    """Evidence with excluded data marked.
+
+    :raises SetError: the archive lacks a table that the snapshot held.
+    """
+    lost = missing_tables(evidence, contents, excluding=bool(request.exclude_table_data))
+    if lost:
+        raise SetError(
+            f"The dump lacks {', '.join(lost[:5])}"
+            + (f" and {len(lost) - 5} more" if len(lost) > 5 else ""),
+            state="No file was written",
+            todo="Run it again; if it happens again, report it with the server's version",
+        )
+    tables = tuple(
+        replace(table, rows=None, fingerprint=None, note="its data was excluded")
+        if table.kind == "table" and table.oid not in contents.data
+        else table
+        for table in evidence.tables
+    )
+    return replace(evidence, tables=tables)
+
+
+def missing_tables(evidence: Evidence, contents: Contents, *, excluding: bool) -> list[str]:
+    """Tables of the evidence that an archive does not hold, with their data unless data was excluded."""
+    return [
+        table.label
+        for table in evidence.tables
+        if table.oid not in contents.relations
+        or (table.kind == "table" and not excluding and table.oid not in contents.data)
+    ]
+
+
+def _warnings(manifest: Manifest, evidence: Evidence) -> tuple[str, ...]:
+    found = [outdated(manifest.source.pg_dump_version)]
+    if not evidence.tables:
+        found.append(f'database "{manifest.database}" has no table')
+    unread = [f"{t.label} ({t.note})" for t in evidence.tables if t.note.startswith("cannot")]
+    if unread:
+        found.append(f"no evidence for {', '.join(unread)}")
+    return tuple(text for text in found if text)
+
+
+def _shrunk(manifest: Manifest, earlier: list[RecoverySet]) -> str:
+    """A warning when there are far fewer rows than in the set before."""
+    last = earlier[0].manifest if earlier else None
+    if not last or "none" in (last.evidence.level, manifest.evidence.level):
+        return ""
+    if manifest.evidence.rows * 2 >= last.evidence.rows:
+        return ""
+    return (
+        f"this set has {manifest.evidence.rows} rows, {last.name} had {last.evidence.rows}: "
+        "was data lost before the dump?"
+    )

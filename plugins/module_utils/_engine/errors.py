@@ -1,0 +1,74 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What can go wrong, in words for the person who has to act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class FiredrillError(Exception):
+    """Something failed. The text says what happened, the state things are in now, and what to do next."""
+
+    def __init__(self, what: str, *, state: str = "", todo: str = "") -> None:
+        self.what = what
+        self.state = state
+        self.todo = todo
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        parts = [self.what, self.state, self.todo]
+        return " ".join(part if part[-1] in ".?!" else part + "." for part in parts if part)
+
+
+class ConfigError(FiredrillError):
+    """The request itself makes no sense: an option, a file of settings."""
+
+
+class TargetError(FiredrillError):
+    """The container, the server or the database is not there or does not let us in."""
+
+
+class SetError(FiredrillError):
+    """A recovery set is missing, incomplete, damaged or of another database."""
+
+
+class HostError(FiredrillError):
+    """This host cannot do it now: no Docker engine, no right, no disk, a library missing."""
+
+
+class BusyError(FiredrillError):
+    """Another run is working on the same database."""
+
+
+class ToolError(FiredrillError):
+    """pg_dump, pg_restore or another of PostgreSQL's programs failed."""
+
+
+class ServerError(FiredrillError):
+    """The server answered a statement with an error."""
+
+    def __init__(self, what: str, *, sqlstate: str = "", state: str = "", todo: str = "") -> None:
+        self.sqlstate = sqlstate
+        super().__init__(what, state=state, todo=todo)
+
+
+class MismatchError(FiredrillError):
+    """What was restored is not what the manifest says was dumped."""
+
+
+class InterruptedRun(FiredrillError):
+    """A signal or the time limit ended the run."""
+
+
+class RefusedError(FiredrillError):
+    """Preflight found reasons not to begin. `findings` has each of them."""
+
+    def __init__(
+        self, what: str, findings: Sequence[str], *, state: str = "", todo: str = ""
+    ) -> None:
+        self.findings = tuple(findings)
+        listed = "; ".join(f"({n}) {text.rstrip('.')}" for n, text in enumerate(self.findings, 1))
+        super().__init__(f"{what}: {listed}", state=state, todo=todo)

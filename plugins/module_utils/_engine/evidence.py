@@ -1,0 +1,374 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Evidence: rows and fingerprints of a database in one snapshot, and how two of them compare.
+
+The fingerprint of a table does not depend on the order of its rows. The server computes it from
+`ROW(x.*)::text`; `x::text` would run a cast that any role with a table of its own can plant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Callable
+
+from .errors import FiredrillError, ServerError, TargetError
+from .model import Comparison, Evidence, LargeObjects, SequenceEvidence, TableEvidence
+from .server import Server, Session, composed, quote_literal
+
+_LOCK_TIMEOUT = "60s"
+_LOCK_ATTEMPTS = 5
+_SNAPSHOT_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_KINDS = {"r": "table", "p": "partitioned table", "m": "materialized view", "f": "foreign table"}
+
+_NOT_OURS = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
+                    AND d.objid = c.oid AND d.deptype = 'e')"""
+
+_TABLES = f"""
+SELECT n.nspname, c.relname, c.oid::int8, c.relkind, c.relispopulated
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'm', 'f') AND {_NOT_OURS}
+ ORDER BY 1, 2"""
+
+_SEQUENCES = f"""
+SELECT n.nspname, c.relname
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'S' AND {_NOT_OURS}
+ ORDER BY 1, 2"""
+
+#: Kinds that a dump carries over one to one between any two supported major versions. What template0 brings
+#: along (public, plpgsql) is not counted: the source may have dropped it.
+_OBJECTS = f"""
+WITH ours AS (
+  SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {_NOT_OURS}
+), spaces AS (
+  SELECT oid FROM pg_namespace n WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+)
+SELECT 'tables', count(*) FROM ours WHERE relkind IN ('r', 'p')
+UNION ALL SELECT 'indexes', count(*) FROM ours WHERE relkind IN ('i', 'I')
+UNION ALL SELECT 'views', count(*) FROM ours WHERE relkind = 'v'
+UNION ALL SELECT 'materialized views', count(*) FROM ours WHERE relkind = 'm'
+UNION ALL SELECT 'foreign tables', count(*) FROM ours WHERE relkind = 'f'
+UNION ALL SELECT 'sequences', count(*) FROM ours WHERE relkind = 'S'
+UNION ALL SELECT 'constraints', count(*) FROM pg_constraint WHERE contype <> 'n'
+   AND conrelid IN (SELECT oid FROM ours)
+UNION ALL SELECT 'triggers', count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgrelid IN (SELECT oid FROM ours)
+UNION ALL SELECT 'policies', count(*) FROM pg_policy WHERE polrelid IN (SELECT oid FROM ours)
+UNION ALL SELECT 'functions', count(*) FROM pg_proc p WHERE pronamespace IN (SELECT oid FROM spaces)
+   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
+                    AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
+UNION ALL SELECT 'types', count(*) FROM pg_type t WHERE typtype IN ('e', 'd')
+   AND typnamespace IN (SELECT oid FROM spaces)
+   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass
+                    AND d.objid = t.oid AND d.deptype = 'e')
+UNION ALL SELECT 'extensions', count(*) FROM pg_extension WHERE extname <> 'plpgsql'
+UNION ALL SELECT 'schemas', count(*) FROM pg_namespace WHERE oid IN (SELECT oid FROM spaces) AND nspname <> 'public'"""
+
+
+def list_tables(session: Session) -> list[TableEvidence]:
+    """Every table, materialized view and foreign table that is the database's own."""
+    return [
+        TableEvidence(
+            schema,
+            name,
+            oid,
+            _KINDS[kind],
+            note="" if populated or kind != "m" else "not populated",
+        )
+        for schema, name, oid, kind, populated in session.query(_TABLES)
+    ]
+
+
+@contextlib.contextmanager
+def snapshot(session: Session) -> Iterator[tuple[str, list[TableEvidence]]]:
+    """An exported snapshot with its tables; each table is locked before the snapshot exists.
+
+    Otherwise a TRUNCATE between snapshot and reading would show no rows (mvcc-caveats.html of the manual).
+
+    :raises TargetError: the tables change too fast, or a lock is not to be had in time.
+    """
+    for unused_attempt in range(_LOCK_ATTEMPTS):
+        wanted = list_tables(session)
+        session.execute(_SNAPSHOT_BEGIN)
+        try:
+            if not _lock(session, wanted):
+                continue
+            found = list_tables(session)
+            if {t.oid for t in found} != {t.oid for t in wanted}:
+                continue
+            yield str(session.value("SELECT pg_export_snapshot()")), found
+            return
+        finally:
+            with contextlib.suppress(FiredrillError):
+                session.execute("ROLLBACK")
+    raise TargetError(
+        f'Tables of database "{session.database}" are being created and dropped too fast for a snapshot',
+        state="Nothing was changed",
+        todo="Run this again when migrations have ended",
+    )
+
+
+def _lock(session: Session, tables: Sequence[TableEvidence]) -> bool:
+    """Whether all were locked; False when one is gone since it was listed."""
+    lockable = ("table", "partitioned table")
+    names = [composed("ONLY {}.{}", t.schema, t.name) for t in tables if t.kind in lockable]
+    session.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+    try:
+        if names:
+            session.execute(f"LOCK TABLE {', '.join(names)} IN ACCESS SHARE MODE")
+    except ServerError as error:
+        if error.sqlstate in ("42P01", "3F000"):
+            return False
+        if error.sqlstate == "55P03":
+            raise TargetError(
+                f'A table of database "{session.database}" is locked by another session for more than '
+                f"{_LOCK_TIMEOUT}: {error.what}",
+                state="Nothing was changed",
+                todo="Look for a migration or an open transaction in pg_stat_activity and pg_locks",
+            ) from error
+        raise TargetError(
+            f'The tables of database "{session.database}" cannot be locked for reading: {error.what}',
+            state="Nothing was changed",
+            todo="Use a superuser as `user`",
+        ) from error
+    return True
+
+
+def sequence_values(session: Session) -> dict[tuple[str, str], int]:
+    """The next value that each sequence stands before, by schema and name."""
+    values = {}
+    for schema, name in session.query(_SEQUENCES):
+        with contextlib.suppress(ServerError):
+            values[schema, name] = int(
+                session.value(composed("SELECT last_value FROM {}.{}", schema, name))
+            )
+    return values
+
+
+def sequence_evidence(
+    before: dict[tuple[str, str], int], after: dict[tuple[str, str], int]
+) -> tuple[SequenceEvidence, ...]:
+    """Sequences that were there before and after the dump, with both values."""
+    return tuple(
+        SequenceEvidence(schema, name, value, after[schema, name])
+        for (schema, name), value in sorted(before.items())
+        if (schema, name) in after
+    )
+
+
+def read_table(session: Session, table: TableEvidence, level: str) -> TableEvidence:
+    """Rows, and at level `full` the fingerprint, of one table inside a transaction."""
+    if table.kind == "partitioned table":
+        return replace(table, note="its partitions are counted")
+    if table.kind != "table":
+        return replace(table, note=table.note or f"a {table.kind} is not read")
+    fingerprint = "NULL"
+    if level == "full":
+        fingerprint = "sum(pg_catalog.hashtextextended(ROW(x.*)::pg_catalog.text, 0)::pg_catalog.numeric)::text"
+    session.execute("SAVEPOINT firedrill")
+    try:
+        rows, found = session.query(
+            composed(
+                f"SELECT pg_catalog.count(*), {fingerprint} FROM ONLY {{}}.{{}} AS x",
+                table.schema,
+                table.name,
+            )
+        )[0]
+    except ServerError as error:
+        session.execute("ROLLBACK TO SAVEPOINT firedrill")
+        return replace(table, note=f"cannot be read: {error.what}")
+    session.execute("RELEASE SAVEPOINT firedrill")
+    return replace(
+        table, rows=int(rows), fingerprint=found if rows else ("0" if level == "full" else None)
+    )
+
+
+def _large_objects(session: Session, level: str) -> LargeObjects | None:
+    session.execute("SAVEPOINT firedrill")
+    try:
+        count = int(session.value("SELECT count(*) FROM pg_largeobject_metadata"))
+        fingerprint = None
+        if level == "full":
+            fingerprint = session.value(
+                "SELECT coalesce(sum(hashtextextended(ROW(loid, pageno, data)::text, 0)::numeric), 0)::text"
+                " FROM pg_largeobject"
+            )
+    except ServerError:
+        session.execute("ROLLBACK TO SAVEPOINT firedrill")
+        return None
+    session.execute("RELEASE SAVEPOINT firedrill")
+    return LargeObjects(count, fingerprint)
+
+
+class Collector:
+    """Reads evidence on connections of its own, beside a dump or after a restore.
+
+    :param snapshot_id: a snapshot to import, so that what is read is what the dump holds; "" for the present.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        database: str,
+        level: str,
+        tables: Sequence[TableEvidence],
+        *,
+        snapshot_id: str = "",
+        connections: int = 2,
+    ) -> None:
+        self._server = server
+        self._database = database
+        self._level = level
+        self._snapshot_id = snapshot_id
+        self._tables = list(tables)
+        self._todo: queue.SimpleQueue[tuple[int, TableEvidence] | None] = queue.SimpleQueue()
+        self._done: dict[int, TableEvidence] = {}
+        self._rest: dict[str, Any] = {}
+        self._errors: list[BaseException] = []
+        self._stopped = threading.Event()
+        self._sessions: list[Session] = []
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), daemon=True)
+            for work in [self._read_rest] + [self._read_tables] * max(1, connections)
+        ]
+
+    def __enter__(self) -> Collector:
+        for entry in enumerate(self._tables):
+            self._todo.put(entry)
+        for unused_thread in self._threads:
+            self._todo.put(None)
+        if self._level != "none":
+            for unused_thread in self._threads:
+                self._sessions.append(self._begin())
+            for thread in self._threads:
+                thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *unused_rest: object) -> None:
+        if kind is not None:
+            self._stopped.set()
+            for session in self._sessions:
+                session.cancel()
+        for thread in self._threads:
+            if thread.ident:
+                thread.join()
+        for session in self._sessions:
+            session.close()
+
+    def _begin(self) -> Session:
+        session = self._server.connect(self._database)
+        session.execute(_SNAPSHOT_BEGIN)
+        if self._snapshot_id:
+            session.execute(f"SET TRANSACTION SNAPSHOT {quote_literal(self._snapshot_id)}")
+        return session
+
+    def _guarded(self, work: Callable[[Session], None]) -> None:
+        session = self._sessions[self._threads.index(threading.current_thread())]
+        try:
+            work(session)
+        except BaseException as error:  # noqa: BLE001 - result() raises it in the caller's thread
+            self._errors.append(error)
+
+    def _read_tables(self, session: Session) -> None:
+        while (entry := self._todo.get()) is not None and not self._stopped.is_set():
+            number, table = entry
+            self._done[number] = read_table(session, table, self._level)
+
+    def _read_rest(self, session: Session) -> None:
+        self._rest["objects"] = {kind: int(count) for kind, count in session.query(_OBJECTS)}
+        self._rest["encoding"] = str(session.value("SELECT current_setting('server_encoding')"))
+        self._rest["large_objects"] = _large_objects(session, self._level)
+
+    def result(self) -> Evidence:
+        """Waits for the last table.
+
+        :raises FiredrillError: when a connection was lost while reading.
+        """
+        if self._level == "none":
+            return Evidence("none", tables=tuple(self._tables))
+        for thread in self._threads:
+            thread.join()
+        if self._errors:
+            raise self._errors[0]
+        tables = tuple(self._done[number] for number in range(len(self._tables)))
+        return Evidence(self._level, tables=tables, **self._rest)
+
+
+def collect(server: Server, database: str, level: str, connections: int = 2) -> Evidence:
+    """Evidence of a database that nobody writes to."""
+    with server.session(database) as session:
+        tables = list_tables(session)
+        values = sequence_values(session) if level != "none" else {}
+    with Collector(server, database, level, tables, connections=connections) as collector:
+        found = collector.result()
+    return replace(found, sequences=sequence_evidence(values, values))
+
+
+def compare(expected: Evidence, found: Evidence) -> Comparison:
+    """Holds what was found against what was dumped, table by table.
+
+    What cannot be compared is listed and never counts as equal.
+    """
+    if expected.level == "none":
+        return Comparison(0, (), ("the set was made without evidence",))
+    differences: list[str] = []
+    skipped: list[str] = []
+    fingerprints = expected.level == found.level == "full"
+    if fingerprints and expected.encoding != found.encoding:
+        fingerprints = False
+        skipped.append(f"fingerprints (encoding {expected.encoding} against {found.encoding})")
+    compared = 0
+    present = {table.label: table for table in found.tables}
+    for table in expected.tables:
+        other = present.pop(table.label, None)
+        if other is None:
+            differences.append(f"{table.kind} {table.label} is missing")
+        elif table.rows is None:
+            if table.kind != "partitioned table":
+                skipped.append(f"{table.label} ({table.note})")
+        elif other.rows is None:
+            differences.append(f"{table.label}: {table.rows} rows expected, but it {other.note}")
+        elif table.rows != other.rows:
+            differences.append(f"{table.label}: {table.rows} rows expected, {other.rows} found")
+        elif fingerprints and table.fingerprint != other.fingerprint:
+            differences.append(
+                f"{table.label}: {table.rows} rows as expected, but their contents differ"
+            )
+        else:
+            compared += 1
+    differences += [
+        f"{table.kind} {label} is there and was not dumped" for label, table in present.items()
+    ]
+    values = {sequence.label: sequence.first for sequence in found.sequences}
+    for sequence in expected.sequences:
+        low, high = sorted((sequence.first, sequence.last))
+        value = values.get(sequence.label)
+        if value is None:
+            differences.append(f"sequence {sequence.label} is missing")
+        elif not low <= value <= high:
+            differences.append(
+                f"sequence {sequence.label}: {value} is not between {low} and {high}"
+            )
+    differences += _compare_large_objects(expected, found, skipped)
+    for kind, count in expected.objects.items():
+        if kind in found.objects and found.objects[kind] != count:
+            differences.append(f"{kind}: {count} expected, {found.objects[kind]} found")
+    return Comparison(compared, tuple(differences), tuple(skipped))
+
+
+def _compare_large_objects(expected: Evidence, found: Evidence, skipped: list[str]) -> list[str]:
+    one, other = expected.large_objects, found.large_objects
+    if one is None or other is None:
+        skipped.append("large objects (not readable by this role)")
+        return []
+    if one.count != other.count:
+        return [f"large objects: {one.count} expected, {other.count} found"]
+    if one.fingerprint and other.fingerprint and one.fingerprint != other.fingerprint:
+        return [f"large objects: {one.count} as expected, but their contents differ"]
+    return []

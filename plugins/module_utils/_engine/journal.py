@@ -1,0 +1,110 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The journal of restores: what was about to happen, on the disk before it happened."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from .errors import HostError
+from .model import iso, utc_now
+from .vault import file_base, sync_directory
+
+#: The steps of a run in their order; the last two end it.
+STEPS = ("begun", "created", "stopping", "swapping", "replacing", "swapped", "done", "failed")
+_ENDED = ("done", "failed")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The state of one restore or rollback after its latest step."""
+
+    run: str
+    action: str
+    method: str
+    container: str
+    database: str
+    step: str = "begun"
+    at: str = ""
+    set_name: str = ""
+    sha256: str = ""
+    live_oid: int = 0
+    new_oid: int = 0
+    new_name: str = ""
+    previous_name: str = ""
+    safety_set: str = ""
+    stopped: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.step in _ENDED
+
+
+class Journal:
+    """The journal of one database, beside its recovery sets."""
+
+    def __init__(self, directory: Path, container: str, database: str) -> None:
+        self.path = directory / f"{file_base(database)}.journal"
+        self._container = container
+
+    def entries(self) -> list[Entry]:
+        """The latest state of every run, oldest first. A torn last line never was a step."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise HostError(f"The journal {self.path} cannot be read: {error.strerror}") from error
+        known = {entry.name for entry in fields(Entry)}
+        runs: dict[str, Entry] = {}
+        for line in lines:
+            try:
+                content = json.loads(line)
+            except ValueError:
+                continue
+            values = {key: value for key, value in content.items() if key in known}
+            entry = Entry(**{**values, "stopped": tuple(values.get("stopped", ()))})
+            if entry.container == self._container:
+                runs[entry.run] = entry
+        return list(runs.values())
+
+    def last(self) -> Entry | None:
+        """The latest run that did not fail; None when there was none."""
+        good = [entry for entry in self.entries() if entry.step != "failed"]
+        return good[-1] if good else None
+
+    def unfinished(self) -> Entry | None:
+        """A run that was killed before it could end."""
+        entries = self.entries()
+        return entries[-1] if entries and not entries[-1].ended else None
+
+    def write(self, entry: Entry, **changes: object) -> Entry:
+        """Appends the next step; it is on the disk when this returns.
+
+        :raises HostError: it cannot be written, so the step must not be taken.
+        """
+        entry = replace(entry, at=iso(utc_now()), **changes)  # type: ignore[arg-type]
+        line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+        new = not self.path.exists()
+        try:
+            descriptor = os.open(
+                self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            try:
+                os.write(descriptor, line.encode("utf-8", "surrogateescape"))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if new:
+                sync_directory(self.path.parent)
+        except OSError as error:
+            raise HostError(
+                f"The journal {self.path} cannot be written: {error.strerror}"
+            ) from error
+        return entry

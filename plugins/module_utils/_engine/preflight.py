@@ -1,0 +1,263 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Preflight: everything that can be known before a restore touches anything, all findings in one message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable
+
+from . import catalog, roles, services
+from .access import Access
+from .dump import missing_tables
+from .errors import FiredrillError, RefusedError, SetError
+from .evidence import collect
+from .load import read_scripts
+from .manifest import Manifest
+from .model import DatabaseProperties, Role, SqlScript, human_bytes
+from .programs import MAGIC, Contents, outdated
+from .relay import free_bytes_inside
+from .server import Session
+from .vault import RecoverySet, Vault
+
+_ROOM_FACTOR = 1.15
+_TEXT_STARTS = (b"--", b"SET ", b"CREATE ", b"\\restrict", b"/*")
+
+
+@dataclass
+class Plan:
+    """What a restore found out and is going to use."""
+
+    recovery_set: RecoverySet
+    manifest: Manifest | None = None
+    contents: Contents | None = None
+    live_oid: int | None = None
+    live_bytes: int = 0
+    properties: DatabaseProperties | None = None
+    missing_roles: list[Role] = field(default_factory=list)
+    scripts: list[tuple[str, bytes]] = field(default_factory=list)
+    running_services: tuple[str, ...] = ()
+    rows_live: dict[str, int] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def rows_set(self) -> dict[str, int]:
+        return self.manifest.evidence.counts() if self.manifest else {}
+
+    def require_clean(self) -> None:
+        """:raises RefusedError: with every finding."""
+        if self.findings:
+            raise RefusedError(
+                f"The restore of {self.recovery_set.name} was refused",
+                self.findings,
+                state="Nothing was changed, the application was not stopped",
+                todo="Remove the causes, then run this again",
+            )
+
+
+def check_magic(recovery_set: RecoverySet) -> None:
+    """:raises SetError: the file is no archive in custom format."""
+    try:
+        with recovery_set.path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise SetError(f"{recovery_set.path} cannot be read: {error.strerror}") from error
+    if start.startswith(MAGIC):
+        return
+    if start.lstrip().startswith(_TEXT_STARTS):
+        raise SetError(
+            f"{recovery_set.path} is a plain SQL file, not a dump in custom format",
+            todo="Make sets with Firedrill or `pg_dump --format=custom`; play SQL that you trust with psql yourself",
+        )
+    raise SetError(
+        f"{recovery_set.path} is no PostgreSQL dump in custom format", todo="Is it the right file?"
+    )
+
+
+def examine_set(
+    access: Access, recovery_set: RecoverySet, *, verify: bool
+) -> tuple[Manifest | None, Contents]:
+    """Reads a set from end to end: manifest, SHA-256, the whole archive, every table of the evidence.
+
+    :param verify: refuse a dump without a manifest that can be believed.
+    :raises SetError: what is wrong with it.
+    """
+    check_magic(recovery_set)
+    manifest = recovery_set.require_manifest() if verify else recovery_set.manifest
+    if manifest:
+        recovery_set.check_files()
+        if manifest.source.major > access.server.major:
+            raise SetError(
+                f"The set is from PostgreSQL {manifest.source.major}, the server is {access.server.major}: "
+                "a dump cannot go back to an older major version",
+                todo=f"Restore it on a server of version {manifest.source.major} or newer",
+            )
+    with recovery_set.path.open("rb") as archive:
+        contents = access.programs.contents(archive)
+        access.programs.read_whole(archive)
+    if manifest:
+        lost = missing_tables(
+            manifest.evidence, contents, excluding=bool(manifest.excluded_table_data)
+        )
+        if lost:
+            raise SetError(f"The archive lacks tables of its manifest: {', '.join(lost[:10])}")
+    return manifest, contents
+
+
+def examine(
+    access: Access,
+    vault: Vault,
+    recovery_set: RecoverySet,
+    *,
+    method: str,
+    verify: bool,
+    force: bool,
+    superusers: bool,
+    stop_services: tuple[str, ...],
+    post_sql: tuple[SqlScript, ...],
+) -> Plan:
+    """Looks at the set, the server, the disk and the application; changes nothing."""
+    plan = Plan(recovery_set)
+    database = access.target.database
+    with access.server.maintenance(database) as session:
+        plan.live_oid = catalog.database_oid(session, database)
+        _collect_finding(plan, lambda: _examine_set(access, plan, verify=verify, force=force))
+        if plan.live_oid is not None:
+            plan.live_bytes = catalog.database_bytes(session, database)
+            plan.properties = catalog.read_properties(session, database)
+            plan.findings += catalog.obstacles(session, database)
+            _collect_finding(plan, lambda: _read_live(access, plan))
+        elif plan.manifest:
+            plan.properties = plan.manifest.properties
+        _examine_rights(plan, session, database)
+        if plan.manifest:
+            _examine_extensions(plan, session)
+            _examine_roles(plan, session, superusers=superusers)
+        _examine_room(access, plan, session, method)
+    _collect_finding(plan, lambda: _examine_application(access, plan, stop_services))
+    _collect_finding(plan, lambda: plan.scripts.extend(read_scripts(access, post_sql)))
+    _compare_with_earlier(plan, vault, database)
+    return plan
+
+
+def _collect_finding(plan: Plan, examination: Callable[[], None]) -> None:
+    try:
+        examination()
+    except FiredrillError as error:
+        plan.findings.append(". ".join(part for part in (error.what, error.todo) if part))
+
+
+def _examine_set(access: Access, plan: Plan, *, verify: bool, force: bool) -> None:
+    database = access.target.database
+    plan.manifest, plan.contents = examine_set(access, plan.recovery_set, verify=verify)
+    of = plan.manifest.database if plan.manifest else plan.contents.database
+    if of != database and not force:
+        plan.findings.append(
+            f'the dump is of database "{of}", not of "{database}"; `force` restores it all the same'
+        )
+    warning = outdated(access.programs.version())
+    if warning:
+        plan.warnings.append(warning)
+    if plan.manifest and plan.manifest.evidence.level == "none" and verify:
+        plan.warnings.append("the set was made without evidence: its rows cannot be verified")
+
+
+def _read_live(access: Access, plan: Plan) -> None:
+    evidence = collect(access.server, access.target.database, "counts")
+    plan.rows_live = evidence.counts()
+
+
+def _examine_rights(plan: Plan, session: Session, database: str) -> None:
+    superuser, createdb = session.query(
+        "SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user"
+    )[0]
+    if not superuser:
+        plan.findings.append(
+            "the role that restores is no superuser: it could not give everything back to its owners; set `user`"
+            if createdb
+            else "the role that restores may not create databases; set `user` to a superuser"
+        )
+    if database in ("template0", "template1"):
+        plan.findings.append(f"{database} is a template of the server and is never restored")
+
+
+def _examine_extensions(plan: Plan, session: Session) -> None:
+    available = catalog.available_extensions(session)
+    wanted = plan.manifest.extensions if plan.manifest else ()
+    lost = [entry.name for entry in wanted if entry.name not in available]
+    if lost:
+        plan.findings.append(
+            f"the server cannot create the extensions {', '.join(lost)}; use an image that brings them"
+        )
+
+
+def _examine_roles(plan: Plan, session: Session, *, superusers: bool) -> None:
+    manifest = plan.manifest
+    if manifest is None or plan.properties is None:
+        return
+    present = roles.read_roles(session, plan.properties, passwords=False)
+    plan.missing_roles = roles.missing(manifest.roles, (role.name for role in present))
+    plan.warnings += roles.differing(manifest.roles, present)
+    for role in plan.missing_roles:
+        plan.warnings.append(f"role {role.name} is missing and will be created")
+        if role.superuser and not superusers:
+            plan.warnings.append(
+                f"role {role.name} was a superuser and will not be one (see restore_superusers)"
+            )
+
+
+def _examine_room(access: Access, plan: Plan, session: Session, method: str) -> None:
+    """Room for what is restored, where the server keeps its data."""
+    if plan.manifest:
+        needed = plan.manifest.source.database_bytes
+    else:
+        try:
+            needed = plan.recovery_set.path.stat().st_size * 4
+        except OSError:
+            return
+    if method == "replace":
+        needed = max(0, needed - plan.live_bytes)
+    needed = int(needed * _ROOM_FACTOR)
+    directory = str(session.value("SELECT current_setting('data_directory')"))
+    try:
+        free = free_bytes_inside(access.container.pid, directory)
+    except OSError:
+        plan.warnings.append(
+            f"the free disk space at {directory} in the container could not be read"
+        )
+        return
+    if free < needed:
+        cure = (
+            "free some space, or use `method: replace`" if method == "swap" else "free some space"
+        )
+        plan.findings.append(
+            f"the disk of the database has {human_bytes(free)} free and the restore needs about "
+            f"{human_bytes(needed)}; {cure}"
+        )
+
+
+def _examine_application(access: Access, plan: Plan, names: tuple[str, ...]) -> None:
+    project = access.target.project or access.container.project
+    plan.running_services = services.running(access.containers, project, names)
+    if access.container.id in plan.running_services:
+        plan.findings.append("stop_services names the database's own container")
+
+
+def _compare_with_earlier(plan: Plan, vault: Vault, database: str) -> None:
+    """A dump taken after an accident is the newest one, and holds the accident."""
+    manifest = plan.manifest
+    if manifest is None or manifest.evidence.level == "none":
+        return
+    older = [
+        s.manifest
+        for s in vault.sets(database)
+        if s.manifest and s.created < manifest.created and s.manifest.evidence.level != "none"
+    ]
+    if older and manifest.evidence.rows * 2 < older[0].evidence.rows:
+        plan.warnings.append(
+            f"{manifest.name} has {manifest.evidence.rows} rows, {older[0].name} before it had "
+            f"{older[0].evidence.rows}: is it the dump of the accident? `before:{manifest.created_at}` takes the other"
+        )

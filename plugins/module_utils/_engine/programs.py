@@ -1,0 +1,299 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""PostgreSQL's own programs, taken from the database's image and run in a sidecar."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from .containers import Containers, Finished, Sidecar
+from .errors import HostError, SetError, TargetError, ToolError
+from .model import Compression
+from .relay import Relay
+from .run import Run
+from .server import Server
+
+_RELAY_INSIDE = "/run/firedrill"
+_ARCHIVE_INSIDE = "/firedrill.dump"
+_LOCK_WAIT = "60s"
+MAGIC = b"PGDMP"
+
+#: Minor releases of November 2026 that close holes which corrupt or hostile archives could use.
+_SAFE_MINOR = {14: 25, 15: 20, 16: 16, 17: 12, 18: 6}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The table of contents of an archive: relations and data by the OID they had when dumped."""
+
+    database: str
+    server_version: str
+    relations: frozenset[int]
+    data: frozenset[int]
+
+
+def parse_contents(listing: str) -> Contents:
+    """Reads what `pg_restore --list` prints (app-pgrestore.html of the manual).
+
+    Names in it may hold blanks, so entries are told apart by OID.
+    """
+    header = dict(
+        re.findall(r"^;\s+(dbname|Dumped from database version): (.*)$", listing, re.MULTILINE)
+    )
+    relations, data = set(), set()
+    entry = re.compile(
+        r"^\d+; \d+ (\d+) (TABLE DATA|TABLE|MATERIALIZED VIEW|FOREIGN TABLE) (?!ATTACH )",
+        re.MULTILINE,
+    )
+    for oid, kind in entry.findall(listing):
+        if kind == "TABLE DATA":
+            data.add(int(oid))
+        else:
+            relations.add(int(oid))
+    return Contents(
+        header.get("dbname", ""),
+        header.get("Dumped from database version", ""),
+        frozenset(relations),
+        frozenset(data),
+    )
+
+
+def connection_string(database: str) -> str:
+    """A conninfo that names a database whatever characters it has (libpq-connect.html of the manual)."""
+    escaped = database.replace("\\", "\\\\").replace("'", "\\'")
+    return f"dbname='{escaped}'"
+
+
+class Programs:
+    """pg_dump, pg_dumpall, pg_restore and psql of one server's image."""
+
+    def __init__(self, containers: Containers, run: Run, server: Server) -> None:
+        self._containers = containers
+        self._run = run
+        self._server = server
+        self._image = server.container.image_id
+
+    # -- programs that talk to the server ----------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _connected(
+        self,
+        command: Sequence[str],
+        *,
+        mounts: dict[Path, str] | None = None,
+        stdin: bytes = b"",
+    ) -> Iterator[Sidecar]:
+        password = self._server.password
+        # A prompt is the one way in that leaves the password in no file, argument or environment.
+        asking = "--password" if password else "--no-password"
+        fed = (password.encode() + b"\n" if password else b"") + stdin
+        directory = self._run.private_directory("relay")
+        with Relay(self._server.endpoint, directory) as relay:
+            with self._containers.sidecar(
+                self._run,
+                self._image,
+                [command[0], asking, *command[1:]],
+                environment={
+                    "PGHOST": _RELAY_INSIDE,
+                    "PGPORT": "5432",
+                    "PGUSER": self._server.user,
+                    "PGOPTIONS": self._server.program_options(),
+                    "PGAPPNAME": "firedrill",
+                },
+                mounts={directory: _RELAY_INSIDE, **(mounts or {})},
+                stdin=fed or None,
+            ) as sidecar:
+                yield sidecar
+            if relay.error:
+                raise relay.error
+
+    @contextlib.contextmanager
+    def dump(
+        self, database: str, snapshot: str, compress: Compression, exclude_table_data: Sequence[str]
+    ) -> Iterator[Sidecar]:
+        """pg_dump in custom format; the archive is the sidecar's output."""
+        with self._connected(
+            [
+                "pg_dump",
+                "--format=custom",
+                f"--compress={compress.argument}",
+                f"--snapshot={snapshot}",
+                f"--lock-wait-timeout={_LOCK_WAIT}",
+                *(f"--exclude-table-data={pattern}" for pattern in exclude_table_data),
+                f"--dbname={connection_string(database)}",
+            ]
+        ) as sidecar:
+            yield sidecar
+
+    @contextlib.contextmanager
+    def dump_globals(self, database: str, *, passwords: bool) -> Iterator[Sidecar]:
+        """pg_dumpall of the cluster's roles and tablespaces, as SQL text for people."""
+        command = ["pg_dumpall", "--globals-only", f"--database={database}"]
+        if not passwords:
+            command.append("--no-role-passwords")
+        with self._connected(command) as sidecar:
+            yield sidecar
+
+    def restore(
+        self, archive: Path, database: str, *, jobs: int, no_owner: bool, no_privileges: bool
+    ) -> None:
+        """Loads an archive into an empty database; ends at the first error.
+
+        :raises ToolError: with the first error of pg_restore.
+        """
+        command = ["pg_restore", "--exit-on-error", f"--jobs={jobs}", "--no-subscriptions"]
+        if no_owner:
+            command.append("--no-owner")
+        if no_privileges:
+            command.append("--no-privileges")
+        command += ["--no-tablespaces", f"--dbname={connection_string(database)}", _ARCHIVE_INSIDE]
+        with self._connected(command, mounts={archive.resolve(): _ARCHIVE_INSIDE}) as sidecar:
+            ended = sidecar.finish()
+        self.check(ended, "pg_restore")
+
+    def run_sql(self, database: str, text: bytes, label: str) -> None:
+        """Plays a script of the operator with psql, in one transaction.
+
+        :raises ToolError: at its first error.
+        """
+        command = [
+            "psql",
+            "--no-psqlrc",
+            "--quiet",
+            "--single-transaction",
+            "--set=ON_ERROR_STOP=1",
+        ]
+        command += ["--output=/dev/null", f"--dbname={connection_string(database)}", "--file=-"]
+        with self._connected(command, stdin=text) as sidecar:
+            ended = sidecar.finish()
+        self.check(ended, f"psql with {label}")
+
+    # -- programs that read an archive only --------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _reading(self, command: Sequence[str], archive: IO[bytes]) -> Iterator[Sidecar]:
+        archive.seek(0)
+        with self._containers.sidecar(self._run, self._image, command, stdin=archive) as sidecar:
+            yield sidecar
+
+    def read_whole(self, archive: IO[bytes]) -> None:
+        """Reads every block of an archive; `--list` alone is content with its first tenth.
+
+        :raises SetError: it does not read to its end.
+        """
+        with self._reading(["pg_restore", "--file=/dev/null"], archive) as sidecar:
+            ended = sidecar.finish()
+        self._check_archive(ended)
+
+    def contents(self, archive: IO[bytes]) -> Contents:
+        """The table of contents of an archive.
+
+        :raises SetError: it is none, or one that this version cannot read.
+        """
+        with self._reading(["pg_restore", "--list"], archive) as sidecar:
+            listing = b"".join(sidecar)
+            ended = sidecar.finish()
+        self._check_archive(ended)
+        return parse_contents(listing.decode(errors="replace"))
+
+    def version(self) -> str:
+        """The version of pg_restore in the image, e.g. `17.12`."""
+        with self._containers.sidecar(
+            self._run, self._image, ["pg_restore", "--version"]
+        ) as sidecar:
+            text = b"".join(sidecar).decode(errors="replace")
+            self.check(sidecar.finish(), "pg_restore --version")
+        found = re.search(r"\b(\d+)(?:\.(\d+))?", text)
+        return found.group(0) if found else text.strip()
+
+    # -- how they ended ----------------------------------------------------------------------------
+
+    def _check_archive(self, ended: Finished) -> None:
+        try:
+            self.check(ended, "pg_restore")
+        except ToolError as error:
+            if "unsupported version" in ended.stderr:
+                raise SetError(
+                    "The archive is from a newer major version of PostgreSQL than this server's "
+                    f"({self._server.major}): {error.what}",
+                    todo="Restore it on a server of that version or newer",
+                ) from error
+            raise SetError(
+                f"The archive is damaged, it does not read to its end: {error.what}"
+            ) from error
+
+    def check(self, ended: Finished, program: str) -> None:
+        """Turns an exit status and the program's words into an error.
+
+        :raises HostError: disk or memory was not enough.
+        :raises TargetError: the server went away.
+        :raises ToolError: anything else.
+        """
+        if ended.status == 0:
+            return
+        said = telling_line(ended.stderr)
+        what = f"{program} ended with status {ended.status}" + (f": {said}" if said else "")
+        if "No space left on device" in ended.stderr or "could not extend file" in ended.stderr:
+            raise HostError(
+                f"The disk of the database is full: {what}",
+                todo="Free some disk space, then run this again",
+            )
+        if ended.out_of_memory or "out of memory" in ended.stderr:
+            raise HostError(f"There was not enough memory: {what}")
+        gone = "server closed the connection|terminating connection|shutting down|starting up|connection to server"
+        if re.search(gone, ended.stderr) or not self._server_lives():
+            raise TargetError(
+                f"The server in container {self._server.container.name} went away: {what}",
+                todo=f"See `docker logs {self._server.container.name}`; run this again when it is up",
+            )
+        if ended.status == 137:
+            raise ToolError(f"{program} was killed: {what}")
+        raise ToolError(what)
+
+    def _server_lives(self) -> bool:
+        try:
+            self._server.endpoint.connect().close()
+        except TargetError:
+            return False
+        return True
+
+
+def telling_line(stderr: str) -> str:
+    """The line of a program's messages that says what went wrong, with its detail."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [
+        n for n, line in enumerate(lines) if re.search(r"(error|fatal):", line, re.IGNORECASE)
+    ]
+    if not errors:
+        return lines[-1] if lines else ""
+    first = errors[0]
+    detail = [
+        line
+        for line in lines[first + 1 : first + 4]
+        if line.startswith(("DETAIL:", "HINT:", "CONTEXT:"))
+    ]
+    return " ".join([re.sub(r"^\w+: (error|fatal): ", "", lines[first]), *detail])[:600]
+
+
+def outdated(version: str) -> str:
+    """A warning when the programs are older than the releases that fixed their holes; else ""."""
+    major, unused_sep, minor = version.partition(".")
+    if not major.isdigit() or not minor.isdigit():
+        return ""
+    safe = _SAFE_MINOR.get(int(major))
+    if safe is None and int(major) > max(_SAFE_MINOR):
+        return ""
+    if safe is not None and int(minor) >= safe:
+        return ""
+    wanted = f"{major}.{safe}" if safe else "a supported major version"
+    return (
+        f"pg_restore in the image is {version}: holes that a corrupt or hostile archive can use are "
+        f"fixed from {wanted} on; update the image"
+    )

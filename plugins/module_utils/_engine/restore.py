@@ -1,0 +1,459 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The restore: beside the live database and swapped in, or in its place; and the way back."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import services
+from .access import Access, open_access
+from .catalog import apply_properties, create_database, database_oid, drop_database
+from .cutover import cut_over
+from .dump import BackupRequest, backup_with
+from .errors import ConfigError, FiredrillError, RefusedError, ToolError
+from .evidence import collect
+from .journal import Entry, Journal
+from .load import analyze, check_evidence, load, require_equal, run_scripts
+from .model import (
+    Comparison,
+    DatabaseProperties,
+    Report,
+    SqlScript,
+    Target,
+    human_bytes,
+    human_seconds,
+)
+from .preflight import Plan, examine
+from .recovery import current_name, settle
+from .roles import create_roles
+from .run import Progress, Run
+from .server import Session
+from .swap import beside
+from .vault import RecoverySet, Vault
+
+METHODS = ("swap", "replace")
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """What to restore, from where and how; `jobs` 0 means one for each processor."""
+
+    target: Target
+    directory: Path
+    source: str = "latest"
+    method: str = "swap"
+    stop_services: tuple[str, ...] = ()
+    jobs: int = 0
+    no_owner: bool = False
+    no_privileges: bool = False
+    post_sql: tuple[SqlScript, ...] = ()
+    keep_previous: bool = True
+    safety_dump: bool = True
+    verify: bool = True
+    force: bool = False
+    restore_superusers: bool = False
+    timeout_s: float = 0
+    check: bool = False
+
+
+def restore(request: RestoreRequest, progress: Progress | None = None) -> Report:
+    """Restores a recovery set, or says why it is restored already; with `check` changes nothing.
+
+    :raises RefusedError: preflight found reasons not to begin; nothing was touched.
+    :raises FiredrillError: it failed; the text says in what state things are.
+    """
+    if request.method not in METHODS:
+        raise ConfigError(f'"{request.method}" is no method of restore', todo="Use swap or replace")
+    with Run("restore", timeout_s=request.timeout_s, progress=progress) as run:
+        access = open_access(run, request.target)
+        with run.lock(*access.lock_identity):
+            return _Restore(access, request).run()
+
+
+class _Restore:
+    """One restore that holds the lock."""
+
+    def __init__(self, access: Access, request: RestoreRequest) -> None:
+        self._access = access
+        self._request = request
+        self._run = access.run
+        self._database = request.target.database
+        self._vault = Vault(request.directory)
+        self._journal = Journal(request.directory, access.container.name, self._database)
+        self._notes: list[str] = []
+        self._details: dict[str, Any] = {}
+
+    def run(self) -> Report:
+        request, run = self._request, self._run
+        with run.phase("preflight"):
+            killed = self._journal.unfinished()
+            if killed and not request.check:
+                self._notes += settle(self._access, self._journal)
+            recovery_set = self._vault.resolve(request.source, self._database)
+            present = self._already_there(recovery_set)
+            if present and not request.force:
+                return self._unchanged(recovery_set, present)
+            plan = self._examine(recovery_set)
+            if killed and killed.method == "replace":
+                plan.running_services = tuple(
+                    dict.fromkeys([*killed.stopped, *plan.running_services])
+                )
+            plan.require_clean()
+        if request.check:
+            return self._forecast(plan)
+        entry = self._journal.write(
+            Entry(
+                run=run.id,
+                action="restore",
+                method=request.method if plan.live_oid is not None else "replace",
+                container=self._access.container.name,
+                database=self._database,
+                set_name=recovery_set.name,
+                sha256=plan.manifest.dump.sha256 if plan.manifest else "",
+                live_oid=plan.live_oid or 0,
+            )
+        )
+        try:
+            if entry.method == "swap":
+                entry, comparison = self._swap(entry, plan)
+            else:
+                entry, comparison = self._replace(entry, plan)
+        except BaseException as error:
+            with suppress(FiredrillError):
+                if (left := self._journal.unfinished()) and left.run == run.id and self._tidy:
+                    self._journal.write(left, step="failed", reason=type(error).__name__)
+            raise
+        self._journal.write(entry, step="done")
+        self._await_application(entry)
+        if not request.keep_previous and entry.previous_name:
+            with self._access.server.maintenance(self._database) as session:
+                drop_database(session, entry.previous_name)
+            self._details["previous"] = ""
+        return self._report(plan, comparison)
+
+    # -- before ------------------------------------------------------------------------------------
+
+    def _examine(self, recovery_set: RecoverySet) -> Plan:
+        request = self._request
+        return examine(
+            self._access,
+            self._vault,
+            recovery_set,
+            method=request.method,
+            verify=request.verify,
+            force=request.force,
+            superusers=request.restore_superusers,
+            stop_services=request.stop_services,
+            post_sql=request.post_sql,
+        )
+
+    def _already_there(self, recovery_set: RecoverySet) -> Entry | None:
+        last = self._journal.last()
+        manifest = recovery_set.manifest
+        if not (last and manifest and last.action == "restore" and last.step == "done"):
+            return None
+        if last.sha256 != manifest.dump.sha256:
+            return None
+        with self._access.server.maintenance(self._database) as session:
+            return last if database_oid(session, self._database) == last.new_oid else None
+
+    def _unchanged(self, recovery_set: RecoverySet, entry: Entry) -> Report:
+        manifest = recovery_set.require_manifest()
+        before = manifest.evidence.counts()
+        now = collect(self._access.server, self._database, "counts").counts()
+        moved = [
+            f"{label} {before.get(label, 0)} -> {now.get(label, 0)}"
+            for label in sorted({*before, *now})
+            if before.get(label, 0) != now.get(label, 0)
+        ]
+        since = (
+            f"; rows written since: {', '.join(moved[:10])}"
+            if moved
+            else "; no table has other counts now"
+        )
+        return self._outcome(
+            recovery_set,
+            changed=False,
+            msg=f"{recovery_set.name} was restored at {entry.at} and is what is in the database{since}",
+            rows_before=now,
+            rows_after=now,
+        )
+
+    def _forecast(self, plan: Plan) -> Report:
+        request = self._request
+        how = f"beside the live database ({human_bytes(plan.live_bytes)}) and swap it in"
+        if plan.live_oid is None:
+            how = "into a new database, there is none now"
+        elif request.method == "replace":
+            how = "in place of the live database, which is dropped" + (
+                " after a safety dump" if request.safety_dump else " WITHOUT a safety dump"
+            )
+        stops = [self._access.containers.name_of(ident) for ident in plan.running_services]
+        return self._outcome(
+            plan.recovery_set,
+            changed=True,
+            msg=f"Would restore {plan.recovery_set.name} {how}; stops {', '.join(stops) or 'nothing'} meanwhile",
+            plan=plan,
+            rows_before=plan.rows_live,
+            rows_after=plan.rows_set,
+        )
+
+    # -- the two methods ---------------------------------------------------------------------------
+
+    def _swap(self, entry: Entry, plan: Plan) -> tuple[Entry, Comparison]:
+        access, run = self._access, self._run
+        run.state = "The live database was not touched and the application was not stopped"
+        if not self._request.keep_previous and self._request.safety_dump:
+            entry = self._safety_dump(entry)
+        properties = self._properties(plan)
+        new_name = beside(self._database, "restore")
+        entry = self._journal.write(entry, new_name=new_name)
+        with access.server.maintenance(self._database) as session:
+            try:
+                self._create_roles(session, plan)
+                oid = create_database(session, new_name, properties)
+                entry = self._journal.write(entry, step="created", new_oid=oid)
+                comparison = self._fill(new_name, plan, properties, session)
+                entry = self._journal.write(entry, step="stopping", stopped=plan.running_services)
+                entry, troubles = cut_over(
+                    access, self._journal, entry, session, aside=beside(self._database, "before")
+                )
+                self._notes += troubles
+            except BaseException:
+                self._drop_copy(session, new_name, entry)
+                raise
+        self._details["previous"] = entry.previous_name
+        return entry, comparison
+
+    def _drop_copy(self, session: Session, name: str, entry: Entry) -> None:
+        """After a failure: the unfinished copy goes, unless it is the live database by now."""
+        self._tidy = False
+        try:
+            if entry.new_oid and current_name(session, entry.new_oid) not in ("", name):
+                return
+            drop_database(session, name)
+            self._tidy = True
+        except FiredrillError:
+            with suppress(FiredrillError), self._access.server.maintenance(self._database) as again:
+                if not entry.new_oid or current_name(again, entry.new_oid) in ("", name):
+                    drop_database(again, name)
+                    self._tidy = True
+        if not self._tidy:
+            self._run.state += (
+                f'; the unfinished copy "{name}" is still there, the next run removes it'
+            )
+
+    _tidy = True
+
+    def _replace(self, entry: Entry, plan: Plan) -> tuple[Entry, Comparison]:
+        access, run = self._access, self._run
+        run.state = "The live database was not touched and the application was not stopped"
+        if plan.live_oid is not None and self._request.safety_dump:
+            entry = self._safety_dump(entry)
+        properties = self._properties(plan)
+        entry = self._journal.write(
+            entry, step="stopping", stopped=plan.running_services, new_name=self._database
+        )
+        whole = True
+        try:
+            with access.server.maintenance(self._database) as session, run.phase("downtime"):
+                run.state = "The live database is as it was"
+                services.stop(access.containers, entry.stopped)
+                self._create_roles(session, plan)
+                entry = self._journal.write(entry, step="replacing")
+                whole = False
+                self._tidy = False
+                run.state = f'Database "{self._database}" is incomplete'
+                drop_database(session, self._database)
+                try:
+                    oid = create_database(session, self._database, properties)
+                    entry = self._journal.write(entry, step="created", new_oid=oid)
+                    comparison = self._fill(self._database, plan, properties, session)
+                    whole = True
+                except BaseException:
+                    whole = self._return_to_safety(entry, properties)
+                    raise
+        finally:
+            if whole:
+                with run.phase("downtime"):
+                    troubles = services.start(access.containers, entry.stopped)
+                self._notes += troubles
+                run.state += (
+                    "; the application was started again"
+                    if not troubles
+                    else f"; {'; '.join(troubles)}"
+                )
+            else:
+                names = [access.containers.name_of(ident) for ident in entry.stopped]
+                run.state += f"; {', '.join(names) or 'the application'} stays stopped until a restore succeeds"
+        return entry, comparison
+
+    def _return_to_safety(self, entry: Entry, properties: DatabaseProperties) -> bool:
+        """Puts back what was there before a `replace` that failed; returns whether that worked."""
+        run = self._run
+        if not entry.safety_set:
+            return False
+        try:
+            safety = self._vault.resolve(entry.safety_set, self._database)
+            with run.phase("return"), self._access.server.maintenance(self._database) as session:
+                drop_database(session, self._database)
+                create_database(session, self._database, properties)
+                load(self._access, safety.path, self._database, jobs=self._request.jobs)
+                manifest = safety.require_manifest()
+                require_equal(
+                    check_evidence(self._access, self._database, manifest.evidence), safety.name
+                )
+                apply_properties(session, self._database, properties)
+                analyze(self._access, self._database)
+        except FiredrillError as error:
+            run.state = (
+                f'Database "{self._database}" is incomplete; what was there before is in the set '
+                f"{entry.safety_set}, which could not be put back: {error.what}"
+            )
+            return False
+        run.state = f"What was there before was put back from the set {entry.safety_set}"
+        self._tidy = True
+        return True
+
+    # -- steps that both share ---------------------------------------------------------------------
+
+    def _safety_dump(self, entry: Entry) -> Entry:
+        with self._run.phase("safety dump"):
+            phases = dict(self._run.phases)
+            report = backup_with(
+                self._access,
+                BackupRequest(self._request.target, self._request.directory, purpose="safety"),
+            )
+            self._run.phases.clear()
+            self._run.phases.update(phases)
+        self._run.state = (
+            f"The live database was not touched and the application was not stopped (a safety dump of it is "
+            f"{report.set_name})"
+        )
+        self._details["safety_set"] = report.set_name
+        return self._journal.write(entry, safety_set=report.set_name)
+
+    @staticmethod
+    def _properties(plan: Plan) -> DatabaseProperties:
+        if plan.properties is None:
+            raise RefusedError(
+                "The restore was refused",
+                ["there is no live database and no manifest that says what it was like"],
+                state="Nothing was changed",
+                todo="Create the database by hand (CREATE DATABASE), then run this again",
+            )
+        return plan.properties
+
+    def _create_roles(self, session: Session, plan: Plan) -> None:
+        if plan.missing_roles:
+            with self._run.phase("roles"):
+                self._notes += create_roles(
+                    session,
+                    plan.missing_roles,
+                    superusers=self._request.restore_superusers,
+                    passwords=True,
+                )
+
+    def _fill(
+        self, name: str, plan: Plan, properties: DatabaseProperties, session: Session
+    ) -> Comparison:
+        """Loads, verifies, plays the operator's SQL, then gives the database its properties and statistics."""
+        request, run, access = self._request, self._run, self._access
+        with run.phase("load"):
+            load(
+                access,
+                plan.recovery_set.path,
+                name,
+                jobs=request.jobs,
+                no_owner=request.no_owner,
+                no_privileges=request.no_privileges,
+            )
+        comparison = Comparison(0, (), ("nothing: there is no manifest, or `verify` is off",))
+        if plan.manifest and request.verify:
+            with run.phase("verify"):
+                comparison = check_evidence(access, name, plan.manifest.evidence)
+                require_equal(comparison, plan.recovery_set.name)
+        if plan.scripts:
+            with run.phase("post_sql"):
+                run_scripts(access, name, plan.scripts)
+        with run.phase("analyze"):
+            refused = apply_properties(session, name, properties)
+            if refused:
+                raise ToolError(
+                    f"Properties of the database could not be set: {'; '.join(refused)}"
+                )
+            analyze(access, name)
+        return comparison
+
+    def _await_application(self, entry: Entry) -> None:
+        if entry.stopped:
+            with self._run.phase("application"):
+                self._notes += services.await_health(self._access.containers, entry.stopped)
+
+    # -- the report --------------------------------------------------------------------------------
+
+    def _report(self, plan: Plan, comparison: Comparison) -> Report:
+        after = (
+            collect(self._access.server, self._database, "counts").counts()
+            if not plan.manifest
+            else {}
+        )
+        equal = (
+            f"{comparison.compared} tables equal to the manifest"
+            if comparison.compared
+            else "rows were not compared"
+        )
+        self._details.update(
+            differences=list(comparison.differences), not_compared=list(comparison.not_compared)
+        )
+        return self._outcome(
+            plan.recovery_set,
+            changed=True,
+            msg=(
+                f"{plan.recovery_set.name} was restored in {human_seconds(self._run.elapsed_s)}, {equal}; "
+                f"the application was stopped for {human_seconds(self._run.phases.get('downtime', 0.0))}"
+            ),
+            plan=plan,
+            rows_before=plan.rows_live,
+            rows_after=plan.rows_set or after,
+        )
+
+    def _outcome(
+        self,
+        recovery_set: RecoverySet,
+        *,
+        changed: bool,
+        msg: str,
+        rows_before: dict[str, int],
+        rows_after: dict[str, int],
+        plan: Plan | None = None,
+    ) -> Report:
+        phases = dict(self._run.phases)
+        names = self._access.containers.name_of
+        return Report(
+            action="restore",
+            changed=changed,
+            msg=msg,
+            database=self._database,
+            container=self._access.container.name,
+            set_name=recovery_set.name,
+            phases=phases,
+            warnings=[*self._notes, *(plan.warnings if plan else [])],
+            details={
+                "path": str(recovery_set.path),
+                "previous": "",
+                "downtime_s": phases.get("downtime", 0.0),
+                "stopped": [names(ident) for ident in plan.running_services] if plan else [],
+                "rows_before": rows_before,
+                "rows_after": rows_after,
+                "differences": [],
+                "not_compared": [],
+                **self._details,
+            },
+        )

@@ -1,0 +1,149 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Roles of the cluster: read for the manifest, and created where a restore finds one missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .catalog import set_setting
+from .errors import ServerError
+from .model import DatabaseProperties, Role
+from .server import Session, quote_identifier, quote_literal
+
+_ATTRIBUTES = (
+    "superuser",
+    "inherit",
+    "createrole",
+    "createdb",
+    "login",
+    "replication",
+    "bypassrls",
+)
+_DANGEROUS = ("superuser", "replication", "bypassrls")
+
+_NAMED = """
+SELECT r.rolname FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid
+ WHERE s.refclassid = 'pg_authid'::regclass
+   AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+UNION SELECT rolname FROM pg_roles WHERE oid = 10"""
+
+
+def read_roles(
+    session: Session, properties: DatabaseProperties, *, passwords: bool
+) -> tuple[Role, ...]:
+    """Every role but the built-in ones; those that the session's database names are marked.
+
+    :param passwords: keep the password verifiers too, where this role may read them.
+    """
+    named = {name for (name,) in session.query(_NAMED)} | {properties.owner}
+    named.update(grantee for grantee, unused, unused_too in properties.acl or () if grantee)
+    named.update(role for role, unused in properties.settings if role)
+    source, secret = "pg_authid", "coalesce(rolpassword, '')"
+    if not passwords or not session.value("SELECT has_table_privilege('pg_authid', 'SELECT')"):
+        source, secret = "pg_roles", "''"
+    rows: list[tuple[Any, ...]] = session.query(
+        f"""SELECT rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication,
+                   rolbypassrls, rolconnlimit, coalesce(rolvaliduntil::text, ''), {secret}
+              FROM {source} WHERE rolname !~ '^pg_' ORDER BY 1"""
+    )
+    settings = session.query(
+        """SELECT r.rolname, unnest(s.setconfig) FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+            WHERE s.setdatabase = 0"""
+    )
+    members = session.query(
+        """SELECT m.rolname, g.rolname, bool_or(a.admin_option)
+             FROM pg_auth_members a JOIN pg_roles m ON m.oid = a.member JOIN pg_roles g ON g.oid = a.roleid
+            GROUP BY 1, 2 ORDER BY 1, 2"""
+    )
+    found = []
+    for row in rows:
+        role = Role(*row)
+        found.append(
+            replace(
+                role,
+                settings=tuple(setting for name, setting in settings if name == role.name),
+                member_of=tuple(
+                    (group, admin) for name, group, admin in members if name == role.name
+                ),
+                named_by_database=role.name in named,
+            )
+        )
+    return tuple(found)
+
+
+def missing(roles: Iterable[Role], present: Iterable[str]) -> list[Role]:
+    """The roles that the archive names and the cluster lacks."""
+    there = set(present)
+    return [role for role in roles if role.named_by_database and role.name not in there]
+
+
+def differing(roles: Iterable[Role], present: Iterable[Role]) -> list[str]:
+    """In words: named roles whose attributes are not those of the manifest. They are left as they are."""
+    there = {role.name: role for role in present}
+    found = []
+    for role in roles:
+        other = there.get(role.name)
+        if other is None or not role.named_by_database:
+            continue
+        unlike = [name for name in _ATTRIBUTES if getattr(role, name) != getattr(other, name)]
+        if unlike:
+            found.append(
+                f"role {role.name} differs from the manifest in {', '.join(unlike)} and was left as it is"
+            )
+    return found
+
+
+def create_roles(
+    session: Session, roles: Sequence[Role], *, superusers: bool, passwords: bool
+) -> list[str]:
+    """Creates roles that are missing and their memberships; returns what was left out, in words.
+
+    :param superusers: give SUPERUSER, REPLICATION and BYPASSRLS where the manifest has them.
+    :param passwords: set the password verifiers of the manifest.
+    """
+    notes = []
+    for role in roles:
+        left_out = [name.upper() for name in _DANGEROUS if getattr(role, name) and not superusers]
+        if left_out:
+            notes.append(
+                f"role {role.name} was created without {', '.join(left_out)} (see restore_superusers)"
+            )
+            role = replace(role, superuser=False, replication=False, bypassrls=False)
+        with session.transaction():
+            # The statement holds a password verifier: it must not reach the server's log.
+            for setting, value in (("log_statement", "none"), ("log_min_duration_statement", "-1")):
+                session.execute(f"SET LOCAL {setting} = {quote_literal(value)}")
+            session.execute("SET LOCAL log_min_error_statement = 'panic'")
+            session.execute(_create_statement(role, passwords=passwords))
+    for role in roles:
+        subject = quote_identifier(role.name)
+        for group, admin in role.member_of:
+            try:
+                option = " WITH ADMIN OPTION" if admin else ""
+                session.execute(f"GRANT {quote_identifier(group)} TO {subject}{option}")
+            except ServerError as error:
+                notes.append(f"role {role.name} is not a member of {group}: {error.what}")
+        for setting in role.settings:
+            try:
+                set_setting(session, f"ALTER ROLE {subject}", setting)
+            except ServerError as error:
+                notes.append(
+                    f"role {role.name} has not got its setting {setting.partition('=')[0]}: {error.what}"
+                )
+    return notes
+
+
+def _create_statement(role: Role, *, passwords: bool) -> str:
+    words = [f"CREATE ROLE {quote_identifier(role.name)} WITH"]
+    words += [("" if getattr(role, name) else "NO") + name.upper() for name in _ATTRIBUTES]
+    words.append(f"CONNECTION LIMIT {role.connection_limit}")
+    if passwords and role.password_hash:
+        words.append(f"PASSWORD {quote_literal(role.password_hash)}")
+    if role.valid_until:
+        words.append(f"VALID UNTIL {quote_literal(role.valid_until)}")
+    return " ".join(words)

@@ -1,0 +1,202 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One run of the engine: its private directory, its lock, its signals and its clock."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Callable
+
+from .errors import BusyError, FiredrillError, HostError, InterruptedRun
+
+RUNTIME_DIRECTORY = Path("/run/firedrill")
+
+#: Called with the phase, the bytes done and the bytes expected (0: unknown).
+Progress = Callable[[str, int, int], None]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+class Signalled(BaseException):
+    """Raised where a signal or the time limit found us; no library's `except Exception` swallows it."""
+
+
+def _start_ticks(pid: int) -> str:
+    """When a process started, in clock ticks since boot; "" when there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
+
+
+def owner_mark() -> str:
+    """A mark that tells later whether the process that left something behind still lives."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{os.getpid()}/{_start_ticks(os.getpid())}"
+
+
+def owner_lives(mark: str) -> bool:
+    """Whether the process that made `mark` with owner_mark() is still running."""
+    boot, unused_sep, rest = mark.partition("/")
+    pid, unused_sep, ticks = rest.partition("/")
+    if boot != Path("/proc/sys/kernel/random/boot_id").read_text().strip() or not pid.isdigit():
+        return False
+    return bool(ticks) and _start_ticks(int(pid)) == ticks
+
+
+class Run:
+    """Context of one run. Leaving it removes the private directory and puts the signal handlers back.
+
+    :param action: the word for messages: backup, restore, drill, ...
+    :param timeout_s: seconds after which the run ends itself; 0 means never.
+    :raises InterruptedRun: at the end of the block, when a signal or the time limit ended it.
+    """
+
+    def __init__(
+        self, action: str, *, timeout_s: float = 0, progress: Progress | None = None
+    ) -> None:
+        self.action = action
+        self.id = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+        self.mark = owner_mark()
+        self.directory = RUNTIME_DIRECTORY / self.id
+        self.phases: dict[str, float] = {}
+        self.state = "Nothing was changed"
+        self._began = time.monotonic()
+        self._timeout_s = timeout_s
+        self._progress = progress
+        self._phase = ""
+        self._cause = ""
+        self._handlers: dict[int, object] = {}
+        self._counter = 0
+
+    def __enter__(self) -> Run:
+        if os.geteuid() != 0:
+            raise HostError(
+                "Firedrill must run as root: it reads the server's socket below /proc and files of mode 0600",
+                todo="Use sudo, or `become: true` in the play",
+            )
+        try:
+            RUNTIME_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
+            self._sweep_directories()
+            self.directory.mkdir(mode=0o700)
+            (self.directory / "owner").write_text(self.mark)
+        except OSError as error:
+            raise HostError(f"{RUNTIME_DIRECTORY} cannot be used: {error.strerror}") from error
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._handlers[number] = signal.signal(number, self._on_signal)
+            self._handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_signal)
+            if self._timeout_s > 0:
+                signal.setitimer(signal.ITIMER_REAL, self._timeout_s)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._handlers:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if isinstance(error, FiredrillError) and not error.state:
+            error.state = self.state
+        if isinstance(error, Signalled):
+            raise InterruptedRun(
+                f"The {self.action} was ended by {self._cause}",
+                state=self.state,
+                todo="Run it again",
+            ) from None
+
+    def _on_signal(self, number: int, unused_frame: FrameType | None) -> None:
+        # Only once: what runs after the first signal is the clean-up, which has to finish.
+        if self._cause:
+            return
+        if number == signal.SIGALRM:
+            self._cause = f"its time limit of {self._timeout_s:g} s"
+        else:
+            self._cause = f"the signal {signal.Signals(number).name}"
+        raise Signalled
+
+    @staticmethod
+    def _sweep_directories() -> None:
+        for entry in RUNTIME_DIRECTORY.iterdir():
+            mark = entry / "owner"
+            if entry.is_dir() and mark.exists() and not owner_lives(mark.read_text()):
+                shutil.rmtree(entry, ignore_errors=True)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the run was made; phases may lie inside one another, this does not add up twice."""
+        return time.monotonic() - self._began
+
+    def private_directory(self, kind: str) -> Path:
+        """A new empty directory of mode 0700 that goes away with the run."""
+        self._counter += 1
+        path = self.directory / f"{kind}-{self._counter}"
+        path.mkdir(mode=0o700)
+        return path
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times what happens inside, in seconds, under `name` in `phases`."""
+        outer, self._phase = self._phase, name
+        self.advance(0, 0)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = round(self.phases.get(name, 0.0) + time.monotonic() - began, 3)
+            self._phase = outer
+
+    def advance(self, done_bytes: int, total_bytes: int = 0) -> None:
+        """Tells whoever watches how far the present phase is."""
+        if self._progress:
+            self._progress(self._phase, done_bytes, total_bytes)
+
+    @contextlib.contextmanager
+    def lock(self, *identity: str) -> Iterator[None]:
+        """Holds the lock of one database on this host.
+
+        :param identity: what makes the database unique, e.g. container id and database name.
+        :raises BusyError: at once, when another run holds it.
+        """
+        digest = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:24]
+        path = RUNTIME_DIRECTORY / f"{digest}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = (
+                    os.pread(descriptor, 200, 0).decode(errors="replace") or "an unknown process"
+                )
+                raise BusyError(
+                    f'Another run is working on database "{identity[-1]}": {holder}',
+                    state="Nothing was changed",
+                    todo="Wait until it has ended, then run this again",
+                ) from None
+            os.ftruncate(descriptor, 0)
+            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            os.pwrite(
+                descriptor, f"a {self.action}, process {os.getpid()}, since {since}".encode(), 0
+            )
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,61 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The application's services around a restore: what is stopped is started again, in every outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .containers import Containers
+from .errors import FiredrillError
+from .server import wait_until
+
+_HEALTH_WAIT_S = 120.0
+
+
+def running(containers: Containers, project: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Ids of the containers of `names` that run now.
+
+    :raises TargetError: a name is neither a service of the project nor a container.
+    """
+    return tuple(ident for ident, runs in containers.services(project, names).items() if runs)
+
+
+def stop(containers: Containers, idents: Iterable[str]) -> None:
+    """Stops containers, one after the other."""
+    for ident in idents:
+        containers.stop(ident)
+
+
+def start(containers: Containers, idents: Iterable[str]) -> list[str]:
+    """Starts all of them, whatever happens to one; returns what went wrong, in words."""
+    troubles = []
+    for ident in idents:
+        try:
+            containers.start(ident)
+        except FiredrillError as error:
+            troubles.append(
+                f"container {ident[:12]} could not be started: {error.what}; try `docker start {ident[:12]}`"
+            )
+    return troubles
+
+
+def await_health(containers: Containers, idents: Sequence[str]) -> list[str]:
+    """Waits until each is healthy, or runs where it has no health check; returns what is not, in words."""
+    troubles = []
+    for ident in idents:
+        seen = [""]
+
+        def settled(ident: str = ident, seen: list[str] = seen) -> bool:
+            seen[0] = containers.health(ident)
+            return seen[0] != "starting"
+
+        in_time = wait_until(settled, _HEALTH_WAIT_S)
+        if not in_time or seen[0] not in ("healthy", "running"):
+            name = containers.name_of(ident)
+            troubles.append(
+                f"container {name} is {seen[0]} after the restore; see `docker logs {name}`"
+            )
+    return troubles

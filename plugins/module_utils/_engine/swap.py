@@ -1,0 +1,86 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The swap: two renames in one transaction, while a second session ends whoever comes back meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .access import Access
+from .catalog import database_oid
+from .errors import FiredrillError, ServerError, TargetError
+from .model import utc_now
+from .server import Session, composed
+
+_ATTEMPTS = 12
+_LOCK_TIMEOUT = "10s"
+_PAUSE_S = 0.02
+_NAME_BYTES = 63
+
+
+def beside(database: str, word: str) -> str:
+    """A name for a database beside `database`, e.g. `app_before_20260219_020000`, at most 63 bytes long."""
+    suffix = f"_{word}_{utc_now().strftime('%Y%m%d_%H%M%S')}"
+    base = database.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore")
+    return base + suffix
+
+
+@contextmanager
+def _emptied(access: Access, oid: int) -> Iterator[None]:
+    """Ends every session of one database again and again while the block runs; no other's."""
+    gate = threading.Event()
+    session = access.server.connect(
+        "template1" if access.target.database == "postgres" else "postgres"
+    )
+
+    def end_sessions() -> None:
+        while not gate.is_set():
+            try:
+                session.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datid = %s AND backend_type = 'client backend'",
+                    oid,
+                )
+            except FiredrillError:
+                return
+            gate.wait(_PAUSE_S)
+
+    thread = threading.Thread(target=end_sessions, name="emptying", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        gate.set()
+        session.cancel()
+        thread.join()
+        session.close()
+
+
+def exchange(access: Access, session: Session, *, live: str, aside: str, incoming: str) -> None:
+    """Renames `live` to `aside` and `incoming` to `live`: both or neither.
+
+    :raises TargetError: sessions of `live` could not be ended in time; nothing was renamed.
+    """
+    oid = database_oid(session, live)
+    if oid is None:
+        session.execute(composed("ALTER DATABASE {} RENAME TO {}", incoming, live))
+        return
+    with _emptied(access, oid):
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with session.transaction():
+                    session.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+                    session.execute(composed("ALTER DATABASE {} RENAME TO {}", live, aside))
+                    session.execute(composed("ALTER DATABASE {} RENAME TO {}", incoming, live))
+                return
+            except ServerError as error:
+                # 55006: somebody is connected; 55P03: the lock was not to be had in time.
+                if error.sqlstate not in ("55006", "55P03") or attempt == _ATTEMPTS:
+                    raise TargetError(
+                        f"The databases could not be swapped after {attempt} attempts: {error.what}",
+                        todo="Stop what keeps connecting (stop_services), then run this again",
+                    ) from error

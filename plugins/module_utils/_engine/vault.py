@@ -1,0 +1,386 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The directory of recovery sets: files appear in it whole or not at all, the manifest last."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import ConfigError, HostError, SetError
+from .manifest import FileEntry, Manifest
+from .model import human_bytes, iso, parse_time
+
+_NAME = re.compile(r"(?P<base>.+)_(?P<stamp>\d{8}_\d{6})(?:_\d+)?")
+_CHUNK_BYTES = 1 << 20
+
+
+def file_base(database: str) -> str:
+    """A database's name as a file name: what is unsafe in one is percent-encoded byte by byte."""
+    safe = re.sub(
+        rb"[^A-Za-z0-9_.-]", lambda m: b"%%%02X" % m.group()[0], database.encode()
+    ).decode()
+    return re.sub(r"^[.-]", lambda m: f"%{ord(m.group()):02X}", safe)
+
+
+@dataclass(frozen=True)
+class RecoverySet:
+    """A dump file with its manifest; `problem` says why it has none that can be believed."""
+
+    path: Path
+    manifest: Manifest | None
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        return (
+            self.path.name[: -len(".dump")] if self.path.name.endswith(".dump") else self.path.name
+        )
+
+    @property
+    def created(self) -> datetime:
+        """When the dump's snapshot was taken; without a manifest by the file's name, else its time."""
+        if self.manifest:
+            return self.manifest.created
+        found = _NAME.fullmatch(self.name)
+        if found:
+            with contextlib.suppress(ValueError):
+                return parse_time(found["stamp"])
+        return datetime.fromtimestamp(self.path.stat().st_mtime, timezone.utc)
+
+    def files(self) -> list[Path]:
+        """The files of the set that are there, the manifest first."""
+        stem = self.path.with_name(self.name)
+        paths = [Path(f"{stem}.json"), self.path, Path(f"{stem}.globals.sql")]
+        return [path for path in paths if path.exists()]
+
+    def require_manifest(self) -> Manifest:
+        """:raises SetError: there is none that can be believed."""
+        if self.manifest is None:
+            raise SetError(
+                f"{self.path} cannot be verified: {self.problem}",
+                todo="Bring its manifest (.json) back; `verify: false` restores the dump without it",
+            )
+        return self.manifest
+
+    def check_files(self) -> None:
+        """Sizes and SHA-256 of every file of the manifest.
+
+        :raises SetError: one is missing or not what was written.
+        """
+        manifest = self.require_manifest()
+        for entry in (manifest.dump, manifest.globals):
+            if entry is None:
+                continue
+            path = self.path.with_name(entry.name)
+            if path == self.path.with_name(manifest.dump.name):
+                path = self.path
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise SetError(
+                    f"{path} of set {manifest.name} cannot be read: {error.strerror}",
+                    todo="Bring the file back, or use another set",
+                ) from error
+            if size != entry.bytes:
+                raise SetError(
+                    f"{path} has {size} bytes, its manifest says {entry.bytes}: it was truncated or replaced",
+                    todo="Use another set, or another copy of this one",
+                )
+            if sha256_of(path) != entry.sha256:
+                raise SetError(
+                    f"{path} is damaged: its SHA-256 is not the one of its manifest",
+                    todo="Use another set, or another copy of this one",
+                )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class HashingFile:
+    """A file without a name that hashes what is written to it and gets its name at the end."""
+
+    def __init__(self, file: BinaryIO, directory: int, hidden: str) -> None:
+        self.file = file
+        self.bytes = 0
+        self._digest = hashlib.sha256()
+        self._directory = directory
+        self._hidden = hidden
+
+    def write(self, chunk: bytes) -> None:
+        self._digest.update(chunk)
+        self.file.write(chunk)
+        self.bytes += len(chunk)
+
+    def finish(self) -> None:
+        """Everything is on the disk afterwards."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def entry(self, name: str) -> FileEntry:
+        return FileEntry(name, self.bytes, self._digest.hexdigest())
+
+    def publish(self, name: str) -> None:
+        """Gives the file its name; never replaces another."""
+        if self._hidden:
+            os.link(self._hidden, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        else:
+            # With a directory descriptor Python calls linkat(AT_SYMLINK_FOLLOW), as open(2) shows for O_TMPFILE.
+            os.link(
+                f"/proc/self/fd/{self.file.fileno()}",
+                name,
+                src_dir_fd=self._directory,
+                dst_dir_fd=self._directory,
+            )
+
+
+class Vault:
+    """One directory of recovery sets, of one or many databases."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def prepare(self) -> bool:
+        """Creates the directory with mode 0700; returns whether it had to.
+
+        :raises HostError: it cannot be created or is no directory.
+        """
+        try:
+            made = not self.directory.exists()
+            if made:
+                self.directory.mkdir(mode=0o700, parents=True)
+            if not self.directory.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            return made
+        except OSError as error:
+            raise HostError(
+                f"The backup directory {self.directory} cannot be used: {error.strerror}",
+                state="Nothing was changed",
+                todo="Is the disk mounted, is the path right?",
+            ) from error
+
+    def exposed(self) -> str:
+        """A warning when others may look into the directory; else ""."""
+        mode = stat.S_IMODE(self.directory.stat().st_mode)
+        if mode & 0o077:
+            return f"{self.directory} has mode {mode:04o}: others can list the sets; `chmod 700` it"
+        return ""
+
+    def free_bytes(self) -> int:
+        """Free space in bytes, at the nearest parent that exists."""
+        place = self.directory
+        while not place.exists():
+            place = place.parent
+        room = os.statvfs(place)
+        return room.f_bavail * room.f_frsize
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[int]:
+        """Holds the directory while sets are published or removed; waits for its turn."""
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def sets(self, database: str | None = None) -> list[RecoverySet]:
+        """The complete sets, newest first; of one database or of all."""
+        return [
+            s for s in self.everything() if s.manifest and database in (None, s.manifest.database)
+        ]
+
+    def everything(self) -> list[RecoverySet]:
+        """Every dump file of the directory, newest first, with or without a good manifest."""
+        try:
+            paths = [
+                p for p in self.directory.iterdir() if p.name.endswith(".dump") and p.is_file()
+            ]
+        except OSError:
+            return []
+        return sorted(
+            (load_set(path) for path in paths), key=lambda s: (s.created, s.name), reverse=True
+        )
+
+    def resolve(self, source: str, database: str) -> RecoverySet:
+        """The set that `source` means: a path, a file name, a timestamp, `latest` or `before:<time>`.
+
+        :raises SetError: there is none.
+        :raises ConfigError: the time cannot be read.
+        """
+        if not source:
+            raise ConfigError(
+                "No dump was named", todo="Set it to `latest`, a file, or `before:<time>`"
+            )
+        if source == "latest" or source.startswith("before:"):
+            return self._newest(source, database)
+        if "/" in source:
+            return self._of_file(Path(source))
+        named = self.directory / source
+        if named.is_file():
+            return self._of_file(named)
+        wanted = {f"{source}.dump", f"{file_base(database)}_{source}.dump"}
+        found = [s for s in self.everything() if s.path.name in wanted]
+        if found:
+            return found[0]
+        names = ", ".join(s.name for s in self.sets(database)[:5]) or "none"
+        raise SetError(
+            f'There is no set "{source}" in {self.directory}',
+            state="Nothing was changed",
+            todo=f'The newest sets of database "{database}": {names}',
+        )
+
+    def _newest(self, source: str, database: str) -> RecoverySet:
+        sets = [s for s in self.sets(database) if s.manifest and s.manifest.purpose == "backup"]
+        limit = ""
+        if source != "latest":
+            text = source[len("before:") :]
+            try:
+                moment = parse_time(text)
+            except ValueError as error:
+                raise ConfigError(
+                    f'"{text}" is no time',
+                    state="Nothing was changed",
+                    todo="Write it as 2026-02-19T02:00:00Z, or as 20260219_020000; without a zone it is UTC",
+                ) from error
+            sets = [s for s in sets if s.created < moment]
+            limit = f" from before {iso(moment)}"
+        if sets:
+            return sets[0]
+        others = sorted({s.manifest.database for s in self.sets() if s.manifest})
+        hint = f"; it holds sets of {', '.join(others)}" if others else ""
+        raise SetError(
+            f'There is no complete set of database "{database}"{limit} in {self.directory}{hint}',
+            state="Nothing was changed",
+            todo="Is it the right directory? `firedrill list` shows what is there",
+        )
+
+    @staticmethod
+    def _of_file(path: Path) -> RecoverySet:
+        if path.name.endswith((".json", ".globals.sql")):
+            path = Path(re.sub(r"\.(json|globals\.sql)$", ".dump", str(path)))
+        try:
+            with path.open("rb") as file:
+                empty = not file.read(1)
+        except OSError as error:
+            raise SetError(
+                f"{path} cannot be read: {error.strerror}",
+                state="Nothing was changed",
+                todo="The path is looked up on the database's host; is it right?",
+            ) from error
+        if empty:
+            raise SetError(f"{path} is empty", state="Nothing was changed", todo="Use another set")
+        return load_set(path)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def free_name(self, database: str, moment: datetime) -> str:
+        """The runbook's `<db>_<YYYYmmdd_HHMMSS>`, with a number when a second has several."""
+        base = f"{file_base(database)}_{moment.astimezone(timezone.utc).strftime('%Y%m%d_%H%M%S')}"
+        name, number = base, 1
+        while (self.directory / f"{name}.dump").exists():
+            number += 1
+            name = f"{base}_{number}"
+        return name
+
+    @contextlib.contextmanager
+    def unnamed(self) -> Iterator[HashingFile]:
+        """A new file of mode 0600 that is gone after the block unless it was published.
+
+        It has no name at all where the file system can do that (O_TMPFILE of open(2)), so that even
+        SIGKILL leaves nothing; elsewhere a hidden name that the next run removes.
+        """
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        hidden = ""
+        try:
+            try:
+                descriptor = os.open(
+                    ".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory
+                )
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+                    raise
+                hidden = f".firedrill-{os.getpid()}-{os.urandom(4).hex()}.partial"
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                descriptor = os.open(hidden, flags, 0o600, dir_fd=directory)
+            with os.fdopen(descriptor, "w+b") as file:
+                yield HashingFile(file, directory, hidden)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise HostError(
+                    f"The disk of {self.directory} is full ({human_bytes(self.free_bytes())} free)",
+                    state="No file was written; the database was not touched",
+                    todo="Free some space, or prune older sets (`firedrill prune --dry-run`)",
+                ) from error
+            raise HostError(
+                f"{self.directory} cannot be written: {error.strerror or error}"
+            ) from error
+        finally:
+            if hidden:
+                with contextlib.suppress(OSError):
+                    os.unlink(hidden, dir_fd=directory)
+            os.close(directory)
+
+    def sweep(self) -> None:
+        """Removes hidden files of runs that were killed, on file systems that need them."""
+        for path in self.directory.glob(".firedrill-*.partial"):
+            pid = path.name.split("-")[1]
+            if not Path(f"/proc/{pid}").exists():
+                path.unlink(missing_ok=True)
+
+    def write_text(self, name: str, text: str) -> None:
+        """A small file, whole or not at all."""
+        with self.unnamed() as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+            file.finish()
+            file.publish(name)
+
+    def remove(self, recovery_set: RecoverySet) -> None:
+        """Removes a set, its manifest first: what is half gone is no set."""
+        for path in recovery_set.files():
+            path.unlink(missing_ok=True)
+
+
+def load_set(path: Path) -> RecoverySet:
+    """A dump file with whatever manifest lies beside it."""
+    stem = path.name[: -len(".dump")] if path.name.endswith(".dump") else path.name
+    beside = path.with_name(f"{stem}.json")
+    try:
+        text = beside.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return RecoverySet(path, None, "it has no manifest beside it")
+    except OSError as error:
+        return RecoverySet(path, None, f"its manifest cannot be read: {error.strerror}")
+    try:
+        return RecoverySet(path, Manifest.from_json(text, str(beside)))
+    except SetError as error:
+        return RecoverySet(path, None, error.what)
+
+
+def sync_directory(directory: Path) -> None:
+    """The names in a directory are on the disk afterwards."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
