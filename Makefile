@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Every target sets up what it needs: on a fresh Debian, Ubuntu or Raspberry Pi OS, `make demo` and `make test` are
+# enough. System packages and everything that talks to containers run as root, or with sudo.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# The images of the integration tests; official ones do as well: FIREDRILL_TEST_IMAGES="postgres:17 postgres:16-alpine"
+FIREDRILL_TEST_IMAGES ?= firedrill-test/postgres:15 firedrill-test/postgres:17
+export FIREDRILL_TEST_IMAGES
+
+# The tests of one version do not wait for those of the other.
+WORKERS ?= 2
+
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Nothing that tests and tools write into the tree may end up in a commit, or belong to root.
+export PYTHONDONTWRITEBYTECODE := 1
+# The engine reads /proc/<pid>/root of the database's container: that takes root.
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
+
+STAGES := lint types unit sanity ansible-lint docs-lint package integration molecule demo-test
+
+.PHONY: help
+help:
+	@echo "make demo         set up, start a small stack, back up, lose data, restore, drill"
+	@echo "make demo-clean   remove what the demo made"
+	@echo "make test         set up and run every test"
+	@echo "make check        lint, types, unit tests and one pass on PostgreSQL 17: a few minutes"
+	@echo "make bench        compare with plain pg_dump and pg_restore; prints a table"
+	@echo "make setup        only the set-up: system packages, .venv, Docker engine"
+	@echo "make images       build the images of the tests and the demo"
+	@echo "make format       format the Python files"
+	@echo "make clean        remove .venv, caches and build products"
+	@echo "One stage of the tests: make $(STAGES)" | fold -s -w 100
+
+# -- set-up
+
+.PHONY: setup runtime dev engine images
+setup: dev engine
+
+runtime:
+	@tools/setup.sh runtime
+
+dev:
+	@tools/setup.sh dev
+
+engine: runtime
+	@tools/docker-engine.sh
+
+images: engine
+	$(ROOT) tests/images/build.sh
+
+# -- to see it work
+
+.PHONY: demo demo-clean bench
+demo: engine
+	@$(ROOT) demo/demo.sh
+
+demo-clean: engine
+	@$(ROOT) demo/demo.sh clean
+
+bench: dev engine
+	@FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 $(ROOT) tools/test-images.sh
+	@$(ROOT) $(BIN)/python benchmarks/bench.py
+
+# -- tests
+
+.PHONY: test check
+test: dev engine
+	@tools/stages.sh $(STAGES)
+
+check: dev engine
+	@FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 tools/stages.sh lint types unit integration-quick
+
+.PHONY: lint types unit sanity ansible-lint docs-lint package
+lint: dev
+	ruff check .
+	ruff format --check .
+	git ls-files -co --exclude-standard -- '*.sh' .ci/run | xargs -r shellcheck
+
+# The checkout is checked as the package that Ansible sees; the paths are shown as they are known.
+types: dev
+	mypy | sed 's#^\.ansible/collections/ansible_collections/firedrill/postgres/##'
+
+unit: dev
+	pytest -q -p no:cacheprovider tests/unit
+
+sanity: dev
+	tools/sanity.sh
+
+ansible-lint: dev
+	ansible-lint --offline --profile production
+
+docs-lint: dev
+	antsibull-docs lint-collection-docs --plugin-docs .
+
+package: dev
+	tools/collection.sh check
+
+.PHONY: integration integration-quick molecule demo-test
+integration: dev engine
+	$(ROOT) tools/test-images.sh
+	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadgroup --durations 10 tests/integration
+
+integration-quick: dev engine
+	$(ROOT) tools/test-images.sh
+	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) -m 'not slow' tests/integration
+
+molecule: dev engine
+	FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 $(ROOT) tools/test-images.sh
+	$(ROOT) $(BIN)/molecule test --all
+
+# From nothing and to nothing, whatever happens in between.
+demo-test: engine
+	@status=0; $(ROOT) demo/demo.sh || status=$$?; $(ROOT) demo/demo.sh clean; exit $$status
+
+# -- upkeep
+
+.PHONY: format clean
+format: dev
+	ruff check --fix .
+	ruff format .
+
+clean:
+	rm -rf .venv .ansible .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache tests/output firedrill-postgres-*.tar.gz
+	find . -name __pycache__ -prune -exec rm -rf {} +
