@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -114,12 +115,15 @@ class Programs:
             if relay.error:
                 raise relay.error
 
-    @contextlib.contextmanager
     def dump(
-        self, database: str, snapshot: str, compress: Compression, exclude_table_data: Sequence[str]
-    ) -> Iterator[Sidecar]:
+        self,
+        database: str,
+        snapshot: str,
+        compress: Compression,
+        exclude_table_data: Sequence[str],
+    ) -> AbstractContextManager[Sidecar]:
         """pg_dump in custom format; the archive is the sidecar's output."""
-        with self._connected(
+        return self._connected(
             [
                 "pg_dump",
                 "--format=custom",
@@ -129,17 +133,14 @@ class Programs:
                 *(f"--exclude-table-data={pattern}" for pattern in exclude_table_data),
                 f"--dbname={connection_string(database)}",
             ]
-        ) as sidecar:
-            yield sidecar
+        )
 
-    @contextlib.contextmanager
-    def dump_globals(self, database: str, *, passwords: bool) -> Iterator[Sidecar]:
+    def dump_globals(self, database: str, *, passwords: bool) -> AbstractContextManager[Sidecar]:
         """pg_dumpall of the cluster's roles and tablespaces, as SQL text for people."""
         command = ["pg_dumpall", "--globals-only", f"--database={database}"]
         if not passwords:
             command.append("--no-role-passwords")
-        with self._connected(command) as sidecar:
-            yield sidecar
+        return self._connected(command)
 
     def restore(
         self, archive: Path, database: str, *, jobs: int, no_owner: bool, no_privileges: bool

@@ -107,6 +107,8 @@ class _Restore:
             plan.require_clean()
         if request.check:
             return self._forecast(plan)
+        # The set may lie elsewhere; the journal lies here.
+        self._vault.prepare()
         entry = self._journal.write(
             Entry(
                 run=run.id,

@@ -6,17 +6,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from . import catalog, services
 from .access import Access, open_access
 from .cutover import cut_over
-from .errors import RefusedError, SetError
+from .errors import FiredrillError, RefusedError, SetError
 from .journal import Entry, Journal
 from .model import Report, human_seconds
 from .recovery import current_name, settle
 from .restore import RestoreRequest
 from .run import Progress, Run
+from .server import Session
 from .swap import beside
 
 
@@ -45,37 +47,16 @@ def _roll_back(access: Access, request: RestoreRequest) -> Report:
             notes,
         )
     last = _undoable(last, request.directory, database)
-    with run.phase("preflight"), access.server.maintenance(database) as session:
-        previous = current_name(session, last.live_oid)
-        live_oid = catalog.database_oid(session, database)
-        findings = catalog.obstacles(session, database)
-        if not previous:
-            findings.append(
-                f'the database from before the restore, "{last.previous_name}", is gone'
-            )
-        if live_oid != last.new_oid:
-            findings.append(
-                f"the live database is not the one that was restored from {last.set_name}"
-            )
-        if findings:
-            raise RefusedError(
-                "The rollback was refused",
-                findings,
-                state="Nothing was changed",
-                todo="Restore a set instead",
-            )
-        project = request.target.project or access.container.project
-        stopped = services.running(access.containers, project, request.stop_services)
-        stopped = tuple(dict.fromkeys([*stopped, *_still_running(access, last.stopped)]))
-        aside = beside(database, "undone")
+    with access.server.maintenance(database) as session:
+        with run.phase("preflight"):
+            previous, live_oid = _examine(access, session, last)
+            project = request.target.project or access.container.project
+            named = services.running(access.containers, project, request.stop_services)
+            stopped = tuple(dict.fromkeys([*named, *_still_running(access, last.stopped)]))
         if request.check:
-            return _report(
-                access,
-                last,
-                f'Would swap "{previous}" back in and keep the present one',
-                notes,
-                True,
-            )
+            msg = f'Would swap "{previous}" back in and keep the present one'
+            return _report(access, last, msg, notes, True)
+        aside = beside(database, "undone")
         entry = journal.write(
             Entry(
                 run=run.id,
@@ -85,13 +66,17 @@ def _roll_back(access: Access, request: RestoreRequest) -> Report:
                 database=database,
                 step="stopping",
                 set_name=last.set_name,
-                live_oid=live_oid or 0,
+                live_oid=live_oid,
                 new_oid=last.live_oid,
                 new_name=previous,
                 stopped=stopped,
             )
         )
-        entry, troubles = cut_over(access, journal, entry, session, aside=aside)
+        try:
+            entry, troubles = cut_over(access, journal, entry, session, aside=aside)
+        except BaseException as error:
+            _close(journal, run.id, type(error).__name__)
+            raise
     entry = journal.write(entry, step="done")
     with run.phase("application"):
         troubles += services.await_health(access.containers, entry.stopped)
@@ -101,6 +86,36 @@ def _roll_back(access: Access, request: RestoreRequest) -> Report:
         f"the application was stopped for {downtime}"
     )
     return _report(access, entry, msg, [*notes, *troubles], True)
+
+
+def _examine(access: Access, session: Session, last: Entry) -> tuple[str, int]:
+    """The name that the database from before has now, and the OID of the live one.
+
+    :raises RefusedError: they cannot be exchanged.
+    """
+    previous = current_name(session, last.live_oid)
+    live_oid = catalog.database_oid(session, last.database)
+    findings = catalog.obstacles(session, last.database)
+    if not previous:
+        findings.append(f'the database from before the restore, "{last.previous_name}", is gone')
+    if live_oid is None or live_oid != last.new_oid:
+        findings.append(f"the live database is not the one that was restored from {last.set_name}")
+    if findings:
+        raise RefusedError(
+            "The rollback was refused",
+            findings,
+            state="Nothing was changed",
+            todo="Restore a set instead",
+        )
+    return previous, live_oid or 0
+
+
+def _close(journal: Journal, run_id: str, reason: str) -> None:
+    """Ends a rollback that swapped nothing in the journal; one that did is closed already."""
+    with suppress(FiredrillError):
+        left = journal.unfinished()
+        if left and left.run == run_id:
+            journal.write(left, step="failed", reason=reason)
 
 
 def _undoable(last: Entry | None, directory: Path, database: str) -> Entry:

@@ -247,7 +247,8 @@ class Server:
                 application_name="firedrill",
                 client_encoding="UTF8",
                 connect_timeout=_CONNECT_TIMEOUT_S,
-                passfile="/dev/null",
+                # One that is not there: root's own ~/.pgpass is none of this database's business.
+                passfile=str(self.run.directory / "no-password-file"),
             )
 
     def _refusal(self, database: str, text: str) -> TargetError:

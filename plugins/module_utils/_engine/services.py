@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from .containers import Containers
 from .errors import FiredrillError
@@ -42,20 +43,19 @@ def start(containers: Containers, idents: Iterable[str]) -> list[str]:
     return troubles
 
 
+def _settled(containers: Containers, ident: str) -> bool:
+    return containers.health(ident) != "starting"
+
+
 def await_health(containers: Containers, idents: Sequence[str]) -> list[str]:
     """Waits until each is healthy, or runs where it has no health check; returns what is not, in words."""
     troubles = []
     for ident in idents:
-        seen = [""]
-
-        def settled(ident: str = ident, seen: list[str] = seen) -> bool:
-            seen[0] = containers.health(ident)
-            return seen[0] != "starting"
-
-        in_time = wait_until(settled, _HEALTH_WAIT_S)
-        if not in_time or seen[0] not in ("healthy", "running"):
+        wait_until(partial(_settled, containers, ident), _HEALTH_WAIT_S)
+        health = containers.health(ident)
+        if health not in ("healthy", "running"):
             name = containers.name_of(ident)
             troubles.append(
-                f"container {name} is {seen[0]} after the restore; see `docker logs {name}`"
+                f"container {name} is {health} after the restore; see `docker logs {name}`"
             )
     return troubles

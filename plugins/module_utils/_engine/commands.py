@@ -1,0 +1,301 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What each command does: from what was typed to requests, and from their outcomes to exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable
+
+from .config import DEFAULT_PATH, Section, load_config
+from .drill import drill
+from .dump import backup
+from .errors import ConfigError, InterruptedRun, SetError
+from .listing import Listed, list_sets
+from .model import Report, utc_now
+from .outcomes import Outcome, failure, success
+from .prune import PruneRequest, prune
+from .restore import restore
+from .retention import Policy
+from .rollback import roll_back
+from .run import Progress, Signalled
+from .vault import Vault
+from .verify import verify
+
+#: Opens a display for one run; takes what the run is called.
+Watch = Callable[[str], "AbstractContextManager[Progress | None]"]
+#: A run with its name; it makes its request when its turn comes and takes the display.
+_Task = tuple[str, Callable[[Any], Report]]
+
+#: Options that go into a request under their own name.
+_CHANGES = (
+    *("check", "compress", "evidence", "force", "jobs", "live", "method", "no_owner"),
+    *("no_privileges", "restore_superusers", "safety_dump", "source", "stop_services"),
+    *("timeout_s", "verify"),
+)
+_WHERE = ("container", "project", "service")
+_BARE = (*_WHERE, "user", "login_password_file")
+
+
+class Command:
+    """What was typed, ready to run.
+
+    :raises FiredrillError: the options or the settings are wrong.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.name: str = options.command
+        self._options = options
+        self._asked = _asked(options)
+        self._policy = Policy()
+        self._sections = self._bare() if self._is_bare() else self._configured()
+        self._changes = {
+            key: getattr(options, key)
+            for key in _CHANGES
+            if getattr(options, key, None) is not None
+        }
+        if "stop_services" in self._changes:
+            self._changes["stop_services"] = tuple(self._changes["stop_services"])
+        if self.name in ("restore", "rollback") and len(self._sections) > 1:
+            raise ConfigError(
+                f"Which database? The settings have {_names(self._sections)}",
+                state="Nothing was changed",
+                todo="Name it with --database",
+            )
+        makers: dict[str, Callable[[], Iterator[_Task]]] = {
+            "backup": self._backup,
+            "restore": self._restore,
+            "rollback": self._rollback,
+            "drill": self._drill,
+            "verify": self._verify,
+            "prune": self._prune,
+        }
+        self._tasks = list(makers[self.name]()) if self.name in makers else []
+        #: Whether JSON is a list: as many documents as there are databases, directories or sets.
+        self.several = (
+            self.name == "list" or len(self._tasks) > 1 or bool(getattr(options, "all", False))
+        )
+
+    def run(self, watch: Watch) -> Iterator[Outcome]:
+        """Does it, one database after the other; a failure of one does not keep the next from its turn."""
+        for label, task in self._tasks:
+            outcome, ended = self._attempt(label, task, watch)
+            yield outcome
+            if ended:
+                break
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What `list` shows: each set as plain values, newest first.
+
+        :raises HostError: a directory cannot be read.
+        """
+        now = utc_now()
+        return [
+            one.as_dict(now)
+            for directory, database in self._places()
+            for one in list_sets(directory, database)
+        ]
+
+    # -- which databases ---------------------------------------------------------------------------
+
+    def _is_bare(self) -> bool:
+        options = self._options
+        given = [key for key in (*_BARE, "backup_dir") if getattr(options, key) is not None]
+        if given and options.config:
+            named = ", ".join(f"--{key.replace('_', '-')}" for key in given)
+            raise ConfigError(
+                f"--config and {named} exclude each other", todo="Leave one of them out"
+            )
+        return bool(given)
+
+    def _bare(self) -> list[Section]:
+        """A section from options alone."""
+        options = self._options
+        database = self._asked
+        if options.backup_dir is None:
+            raise ConfigError(
+                "Without a file of settings --backup-dir is needed", state="Nothing was changed"
+            )
+        needs_server = self.name in ("backup", "restore", "drill", "rollback")
+        whole = options.container or (options.project and options.service)
+        if (needs_server and not whole) or (
+            options.container and (options.project or options.service)
+        ):
+            raise ConfigError(
+                "Give either --container, or --project and --service", state="Nothing was changed"
+            )
+        newest = (
+            self.name == "verify" and not options.all and _is_relative(options.source or "latest")
+        )
+        if not database and (needs_server or newest):
+            raise ConfigError(
+                "Without a file of settings --database is needed", state="Nothing was changed"
+            )
+        settings = {
+            key: getattr(options, key) for key in _BARE if getattr(options, key) is not None
+        }
+        return [Section(database, options.backup_dir.absolute(), settings)]
+
+    def _configured(self) -> list[Section]:
+        config = load_config(self._options.config or DEFAULT_PATH)
+        self._policy = config.policy
+        every = list(config.sections.values())
+        asked = self._asked
+        if not asked:
+            return every
+        found = [one for one in every if one.name == asked] or [
+            one for one in every if one.database == asked
+        ]
+        if not found:
+            raise ConfigError(
+                f'{config.path} has no database "{asked}", it has {_names(every)}',
+                state="Nothing was changed",
+            )
+        return found
+
+    def _places(self) -> list[tuple[Path, str]]:
+        """Directories, each with the one database that was asked for, or "" for all that have sets there."""
+        asked = bool(self._asked)
+        return list(
+            dict.fromkeys((one.directory, one.database if asked else "") for one in self._sections)
+        )
+
+    # -- the commands: each gives labels and what to call --------------------------------------------
+
+    def _each(
+        self, ask: Callable[[Section, Any], Report], sections: list[Section] | None = None
+    ) -> Iterator[_Task]:
+        for section in sections or self._sections:
+            yield section.name, partial(ask, section)
+
+    def _backup(self) -> Iterator[_Task]:
+        return self._each(
+            lambda section, progress: backup(section.backup(**self._changes), progress)
+        )
+
+    def _restore(self) -> Iterator[_Task]:
+        return self._each(
+            lambda section, progress: restore(section.restore(**self._changes), progress)
+        )
+
+    def _rollback(self) -> Iterator[_Task]:
+        return self._each(
+            lambda section, progress: roll_back(section.restore(**self._changes), progress)
+        )
+
+    def _drill(self) -> Iterator[_Task]:
+        return self._each(lambda section, progress: drill(section.drill(**self._changes), progress))
+
+    def _verify(self) -> Iterator[_Task]:
+        if self._options.all:
+            return iter(self._verify_all())
+        source, sections = self._options.source or "latest", self._sections
+        if len(sections) > 1 and not _is_relative(source):
+            sections = [_owner(sections, source)]
+        return self._each(
+            lambda section, progress: verify(section.verify(**self._changes), progress), sections
+        )
+
+    def _verify_all(self) -> list[_Task]:
+        if self._options.source:
+            raise ConfigError(
+                "Either --all or a set, not both", todo="See `firedrill verify --help`"
+            )
+        tasks: list[_Task] = [
+            (one.recovery_set.name, partial(self._verify_one, directory, one))
+            for directory, database in self._places()
+            for one in list_sets(directory, database)
+        ]
+        if not tasks:
+            where = ", ".join(str(directory) for directory, unused_database in self._places())
+            raise SetError(f"There is no set in {where}", todo="Is it the right directory?")
+        return tasks
+
+    def _verify_one(self, directory: Path, listed: Listed, progress: Progress | None) -> Report:
+        beside = [one for one in self._sections if one.directory == directory]
+        own = [one for one in beside if one.database == listed.database]
+        if own or listed.database:
+            section = own[0] if own else Section(listed.database, directory)
+        else:
+            # Nobody can tell whose set it is, so it is read with the programs of whichever server there is.
+            known = beside[0].settings if beside else {}
+            section = Section("", directory, {key: known[key] for key in _WHERE if key in known})
+        return verify(section.verify(**self._changes), progress, found=listed.recovery_set)
+
+    def _prune(self) -> Iterator[_Task]:
+        days = self._options.days
+        policy = self._policy if days is None else Policy(days)
+        for directory, database in self._places():
+            request = PruneRequest(directory, policy, database, bool(self._options.check))
+            yield database or str(directory), partial(_prune, request)
+
+    # -- how a run ends ----------------------------------------------------------------------------
+
+    def _attempt(
+        self, label: str, task: Callable[[Any], Report], watch: Watch
+    ) -> tuple[Outcome, bool]:
+        """The outcome, and whether a signal ended it, so that nothing more must begin."""
+        try:
+            with watch(f"{self.name} {label}" if self.several else self.name) as progress:
+                report = task(progress)
+            return success(report), False
+        except InterruptedRun as error:
+            # The time limit is each database's own.
+            return failure(error, self.name, label), " by the signal " in error.what
+        except (KeyboardInterrupt, Signalled) as error:
+            return failure(error, self.name, label), True
+        except Exception as error:  # noqa: BLE001 -- a person gets one line, the next database its turn
+            return failure(error, self.name, label), False
+
+
+def _asked(options: argparse.Namespace) -> str:
+    """The database that was named; "" for none."""
+    name, option = getattr(options, "name", None), options.database
+    if name and option and name != option:
+        raise ConfigError(
+            f'Both "{name}" and --database "{option}" were given', todo="Leave one of them out"
+        )
+    return name or option or ""
+
+
+def _prune(request: PruneRequest, unused_progress: object) -> Report:
+    return prune(request)
+
+
+def _is_relative(source: str) -> bool:
+    """Whether a source means another set for each database."""
+    return source == "latest" or source.startswith("before:")
+
+
+def _owner(sections: list[Section], source: str) -> Section:
+    """The database that a set is of.
+
+    :raises SetError: none of them has it.
+    """
+    refusals = []
+    for section in sections:
+        try:
+            manifest = Vault(section.directory).resolve(source, section.database).manifest
+        except SetError as error:
+            refusals.append(error)
+            continue
+        if manifest is None or manifest.database == section.database:
+            return section
+    raise (
+        refusals[0]
+        if refusals
+        else SetError(
+            f"{source} is of none of the databases {_names(sections)}",
+            todo="Name the database with --database",
+        )
+    )
+
+
+def _names(sections: list[Section]) -> str:
+    return ", ".join(one.name for one in sections)

@@ -1,0 +1,248 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The file of settings on the host: the databases by name, and what the engine is asked for from each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .drill import DrillRequest
+from .dump import BackupRequest
+from .errors import ConfigError, HostError
+from .model import HttpCheck, Target
+from .restore import RestoreRequest
+from .retention import Policy
+from .schema import FILE
+from .verify import VerifyRequest
+
+try:
+    import yaml
+
+    HAS_YAML = True
+except ImportError:
+    HAS_YAML = False
+
+DEFAULT_PATH = Path("/etc/firedrill/config.yml")
+
+
+@dataclass(frozen=True)
+class Section:
+    """The settings of one database. Passwords and bodies are read from their files when a request is made."""
+
+    name: str
+    directory: Path
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def database(self) -> str:
+        return str(self.settings.get("database", self.name))
+
+    def target(self, *, password: bool = True) -> Target:
+        """:raises HostError: the file with the password cannot be read."""
+        values = self._picked(Target)
+        if password and "login_password_file" in self.settings:
+            values["login_password"] = _secret(self.settings["login_password_file"])
+        return Target(**{**values, "database": self.database})
+
+    def backup(self, **changes: Any) -> BackupRequest:
+        """What to dump; `changes` outrank the settings, here and below."""
+        return BackupRequest(**{**self._common(BackupRequest), **changes})
+
+    def restore(self, **changes: Any) -> RestoreRequest:
+        return RestoreRequest(**{**self._common(RestoreRequest), **changes})
+
+    def verify(self, **changes: Any) -> VerifyRequest:
+        """Which set to read; no server is asked, so no password is needed."""
+        return VerifyRequest(**{**self._common(VerifyRequest, password=False), **changes})
+
+    def drill(self, **changes: Any) -> DrillRequest:
+        """:raises HostError: the file with a request's body cannot be read."""
+        values = self._common(DrillRequest)
+        values["http_checks"] = tuple(
+            _http_check(found) for found in self.settings.get("http_checks", ())
+        )
+        return DrillRequest(**{**values, **changes})
+
+    def _common(self, request: Any, *, password: bool = True) -> dict[str, Any]:
+        target = self.target(password=password)
+        return {**self._picked(request), "target": target, "directory": self.directory}
+
+    def _picked(self, kind: Any) -> dict[str, Any]:
+        """The settings that a request has under the same name."""
+        names = {entry.name for entry in dataclasses.fields(kind)}
+        return {key: value for key, value in self.settings.items() if key in names}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole file: the databases by name, in the file's order, and how long their sets are kept."""
+
+    path: Path
+    sections: dict[str, Section]
+    policy: Policy
+
+
+def load_config(path: Path) -> Config:
+    """Reads the settings.
+
+    :raises ConfigError: there are none, or they are wrong: all that is wrong, in one message.
+    :raises HostError: the file cannot be read here, or the YAML library is missing.
+    """
+    content, mode = _read(path)
+    problems: list[str] = []
+    found = FILE("", content, problems)
+    if isinstance(content, dict) and not problems:
+        problems += _missing(found)
+    sections = {
+        name: Section(name, settings.get("backup_dir", found.get("backup_dir", Path())), settings)
+        for name, settings in found.get("databases", {}).items()
+    }
+    if not problems:
+        for section in sections.values():
+            problems += _contradictions(section)
+        problems += _collisions(list(sections.values()))
+    if problems:
+        listed = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
+        raise ConfigError(
+            f"{path} cannot be used: {listed}", state="Nothing was changed", todo="Correct the file"
+        )
+    if mode & 0o077 and any(_holds_secret(section.settings) for section in sections.values()):
+        raise ConfigError(
+            f"{path} holds a password or the body or headers of a request, and others can read it (mode {mode:04o})",
+            state="Nothing was changed",
+            todo=f"`chmod 600 {path}`, or move them to files of their own (`login_password_file`, `body_file`)",
+        )
+    return Config(path, sections, Policy(**found.get("retention", {})))
+
+
+def _read(path: Path) -> tuple[Any, int]:
+    """The file as plain data, and its mode."""
+    if not HAS_YAML:
+        raise HostError(
+            "Python's yaml library is missing on this host",
+            todo="Install the package python3-yaml (or `pip install PyYAML`)",
+        )
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            written = file.read().decode("utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"There is no configuration file {path}",
+            todo="Write it, name another with --config, or name the database with --container, --database "
+            "and --backup-dir",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text in UTF-8", todo="Correct the file") from error
+    except OSError as error:
+        raise HostError(
+            f"{path} cannot be read: {error.strerror}", todo="Run this as root"
+        ) from error
+    try:
+        return _parse(written), mode
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        why = getattr(error, "problem", None) or "it cannot be read"
+        raise ConfigError(f"{path} is no YAML: {where}{why}", todo="Correct the file") from error
+
+
+def _parse(written: str) -> Any:
+    """YAML as plain data.
+
+    :raises yaml.YAMLError: it is none, or a key is there twice: the library would drop the first in silence.
+    """
+
+    class Strict(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            seen = set()
+            for key, unused_value in node.value:
+                if key.value in seen and isinstance(key, yaml.ScalarNode):
+                    raise yaml.MarkedYAMLError(
+                        problem=f'the key "{key.value}" is there twice', problem_mark=key.start_mark
+                    )
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            return node
+
+    # A subclass of SafeLoader builds plain data only.
+    return yaml.load(written, Loader=Strict)  # noqa: S506
+
+
+def _missing(found: dict[str, Any]) -> list[str]:
+    if not found.get("databases"):
+        return ["databases is missing: name at least one"]
+    if "backup_dir" not in found and not all(
+        "backup_dir" in one for one in found["databases"].values()
+    ):
+        return ["backup_dir is missing"]
+    return []
+
+
+def _contradictions(section: Section) -> list[str]:
+    place, settings = f"databases.{section.name}", section.settings
+    found = []
+    if ("container" in settings) == bool({"project", "service"} & settings.keys()):
+        found.append(f"{place} needs either container, or project and service")
+    elif ("project" in settings) != ("service" in settings):
+        found.append(f"{place} needs both project and service")
+    if "login_password" in settings and "login_password_file" in settings:
+        found.append(f"{place} has both login_password and login_password_file")
+    return found
+
+
+def _collisions(sections: list[Section]) -> list[str]:
+    """Two databases of one name in one directory: `latest` of the one could be a dump of the other."""
+    found = []
+    seen: dict[tuple[Path, str], str] = {}
+    for section in sections:
+        other = seen.setdefault((section.directory, section.database), section.name)
+        if other != section.name:
+            found.append(
+                f'databases.{other} and databases.{section.name} both keep sets of a database "{section.database}" '
+                f"in {section.directory}: give one of them another backup_dir"
+            )
+    return found
+
+
+# -- secrets ---------------------------------------------------------------------------------------
+
+
+def _holds_secret(settings: dict[str, Any]) -> bool:
+    checks = settings.get("http_checks", ())
+    return "login_password" in settings or any(
+        {"body", "headers"} & check.keys() for check in checks
+    )
+
+
+def _secret(path: Path) -> str:
+    """What a file holds, without the line break at its end."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise HostError(
+            f"The secret in {path} cannot be read: {why}",
+            state="Nothing was changed",
+            todo="Is the path right?",
+        ) from error
+
+
+def _http_check(found: dict[str, Any]) -> HttpCheck:
+    values = {key: value for key, value in found.items() if key != "body_file"}
+    if "body_file" in found:
+        written = _secret(found["body_file"])
+        try:
+            values["body"] = json.loads(written)
+        except ValueError:
+            # Any other format goes out as it is.
+            values["body"] = written
+    return HttpCheck(**values)

@@ -1,0 +1,143 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What lies in a backup directory: every set with its age, size, evidence, last drill and shortcomings."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from .drill import LOG_NAME
+from .errors import HostError
+from .model import iso
+from .report import last_drills, passed_sets
+from .vault import RecoverySet, Vault, load_set
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One set as it is listed. `bytes` counts all its files; `verdict` and `drilled_at` are of its last drill, "" without one."""
+
+    recovery_set: RecoverySet
+    bytes: int
+    shortcomings: tuple[str, ...]
+    verdict: str = ""
+    drilled_at: str = ""
+    passed: bool = False
+
+    @property
+    def database(self) -> str:
+        """Whose it is; empty when no manifest says it."""
+        return self.recovery_set.manifest.database if self.recovery_set.manifest else ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all files are there, with the sizes of the manifest."""
+        return not self.shortcomings
+
+    def as_dict(self, now: datetime) -> dict[str, Any]:
+        """For JSON; ages in seconds at `now`. Without a manifest `evidence` is None."""
+        manifest = self.recovery_set.manifest
+        evidence = manifest.evidence if manifest else None
+        created = self.recovery_set.created
+        return {
+            "name": self.recovery_set.name,
+            "path": str(self.recovery_set.path),
+            "database": self.database,
+            "purpose": manifest.purpose if manifest else "",
+            "created_at": iso(created),
+            "age_s": round((now - created).total_seconds()),
+            "bytes": self.bytes,
+            "evidence": (
+                {"level": evidence.level, "tables": len(evidence.tables), "rows": evidence.rows}
+                if evidence
+                else None
+            ),
+            "last_drill": {"verdict": self.verdict, "at": self.drilled_at}
+            if self.verdict
+            else None,
+            "problems": list(self.shortcomings),
+        }
+
+
+def list_sets(directory: Path, database: str = "") -> list[Listed]:
+    """Every set of a directory, newest first; with `database` only its own, and those that nobody can tell.
+
+    :raises HostError: the directory is not there, or may not be read.
+    """
+    require_directory(directory)
+    vault = Vault(directory)
+    drills = last_drills(directory / LOG_NAME)
+    passed = passed_sets(directory / LOG_NAME)
+    found = []
+    for recovery_set in [*vault.everything(), *_without_dump(directory)]:
+        drill = drills.get(recovery_set.name, {})
+        verdict = str(drill.get("verdict", ""))
+        listed = Listed(
+            recovery_set=recovery_set,
+            bytes=_size(recovery_set),
+            shortcomings=shortcomings(recovery_set),
+            verdict=verdict,
+            drilled_at=str(drill.get("at", "")),
+            passed=recovery_set.name in passed,
+        )
+        if not database or listed.database in ("", database):
+            found.append(listed)
+    return sorted(
+        found, key=lambda one: (one.recovery_set.created, one.recovery_set.name), reverse=True
+    )
+
+
+def shortcomings(recovery_set: RecoverySet) -> tuple[str, ...]:
+    """What can be seen to be wrong with a set without reading its files; no SHA-256 is computed."""
+    manifest = recovery_set.manifest
+    if manifest is None:
+        return (recovery_set.problem,)
+    files = [(recovery_set.path, manifest.dump)]
+    if manifest.globals:
+        files.append((recovery_set.path.with_name(manifest.globals.name), manifest.globals))
+    found = []
+    for path, entry in files:
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            found.append(f"{path.name} cannot be read: {error.strerror}")
+            continue
+        if size != entry.bytes:
+            found.append(f"{path.name} has {size} bytes, its manifest says {entry.bytes}")
+    return tuple(found)
+
+
+def require_directory(directory: Path) -> None:
+    """:raises HostError: it is not there, or may not be read: an empty list would be a lie."""
+    try:
+        os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        raise HostError(
+            f"The backup directory {directory} cannot be read: {error.strerror}",
+            todo="Is the disk mounted, is the path right, is this run as root?",
+        ) from error
+
+
+def _without_dump(directory: Path) -> list[RecoverySet]:
+    """Manifests whose dump file is gone."""
+    dumps = (
+        path.with_name(path.name[: -len(".json")] + ".dump") for path in directory.glob("*.json")
+    )
+    orphans = (load_set(dump) for dump in dumps if not dump.exists())
+    return [orphan for orphan in orphans if orphan.manifest]
+
+
+def _size(recovery_set: RecoverySet) -> int:
+    total = 0
+    for path in recovery_set.files():
+        try:
+            total += path.stat().st_size
+        except OSError:
+            continue
+    return total

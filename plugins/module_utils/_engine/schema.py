@@ -1,0 +1,129 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the file of settings may hold: its keys, and the values that the engine makes of them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from . import kinds
+from .dump import EVIDENCE_LEVELS, parse_compression
+from .errors import ConfigError
+from .model import Assertion, Freshness, SqlScript
+from .restore import METHODS
+
+_ANY_MAJOR = 99
+
+
+def _compression(place: str, value: Any, problems: list[str]) -> str:
+    written = kinds.text(place, value, problems)
+    try:
+        parse_compression(written, _ANY_MAJOR)
+    except ConfigError as error:
+        problems.append(f"{place}: {error}")
+    return written
+
+
+def _script(place: str, value: Any, problems: list[str]) -> SqlScript:
+    shape = kinds.fields({"file": kinds.path, "container_file": kinds.text, "sql": kinds.text})
+    found = shape(place, value, problems)
+    if len(found) != 1:
+        problems.append(f"{place} needs one of file, container_file and sql")
+    return SqlScript(**{key: str(entry) for key, entry in found.items()})
+
+
+def _assertion(place: str, value: Any, problems: list[str]) -> Assertion:
+    if isinstance(value, str):
+        return Assertion(kinds.text(place, value, problems))
+    found = kinds.fields({"sql": kinds.text, "name": kinds.text})(place, value, problems)
+    if "sql" not in found:
+        problems.append(f"{place}.sql is missing")
+    return Assertion(**{"sql": "", **found})
+
+
+def _freshness(place: str, value: Any, problems: list[str]) -> Freshness:
+    found = kinds.fields({"max_age_s": kinds.number(1), "sql": kinds.text})(place, value, problems)
+    if "max_age_s" not in found:
+        problems.append(f"{place}.max_age_s is missing (in seconds)")
+    return Freshness(**{"max_age_s": 0, **found})
+
+
+_HTTP = kinds.fields(
+    {
+        "name": kinds.text,
+        "url": kinds.text,
+        "service": kinds.text,
+        "port": kinds.number(1, whole=True),
+        "path": kinds.text,
+        "method": kinds.text,
+        "body": kinds.anything,
+        "body_file": kinds.path,
+        "headers": kinds.map_of(kinds.text),
+        "expect_status": kinds.number(100, whole=True),
+        "expect": kinds.text,
+        "equals": kinds.anything,
+        "timeout_s": kinds.number(0.001),
+    }
+)
+
+
+def _http(place: str, value: Any, problems: list[str]) -> dict[str, Any]:
+    found = cast("dict[str, Any]", _HTTP(place, value, problems))
+    inside = {"service", "port"} & found.keys()
+    if ("url" in found) == bool(inside) or len(inside) == 1:
+        problems.append(f"{place} needs either url, or service and port")
+    if "body" in found and "body_file" in found:
+        problems.append(f"{place} has both body and body_file")
+    return found
+
+
+#: One database. Keys that a request has under the same name go into it as they are.
+DATABASE = kinds.fields(
+    {
+        "backup_dir": kinds.path,
+        # where it is
+        "container": kinds.text,
+        "project": kinds.text,
+        "service": kinds.text,
+        "database": kinds.text,
+        "user": kinds.text,
+        "login_password": kinds.text,
+        "login_password_file": kinds.path,
+        "login_host": kinds.text,
+        "login_port": kinds.number(1, whole=True),
+        "timeout_s": kinds.number(0),
+        # the dump
+        "compress": _compression,
+        "evidence": kinds.choice(EVIDENCE_LEVELS),
+        "globals": kinds.flag,
+        "exclude_table_data": kinds.list_of(kinds.text),
+        "min_free_bytes": kinds.number(0, whole=True),
+        # the restore
+        "method": kinds.choice(METHODS),
+        "stop_services": kinds.list_of(kinds.text),
+        "jobs": kinds.number(0, whole=True),
+        "no_owner": kinds.flag,
+        "no_privileges": kinds.flag,
+        "post_sql": kinds.list_of(_script),
+        "keep_previous": kinds.flag,
+        "safety_dump": kinds.flag,
+        "verify": kinds.flag,
+        "restore_superusers": kinds.flag,
+        # the drill
+        "assertions": kinds.list_of(_assertion),
+        "freshness": _freshness,
+        "http_checks": kinds.list_of(_http),
+        "record_file": kinds.path,
+    }
+)
+
+#: The whole file.
+FILE = kinds.fields(
+    {
+        "backup_dir": kinds.path,
+        "databases": kinds.map_of(DATABASE),
+        "retention": kinds.fields({"days": kinds.number(0)}),
+    }
+)

@@ -1,0 +1,95 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The throwaway server of a drill: the same image, no network, tuned for data that is going to be thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from .access import Access, access_to
+from .errors import FiredrillError, HostError
+from .manifest import Manifest
+from .server import wait_until
+
+_READY_WAIT_S = 180.0
+#: Only the final server listens on TCP; the entrypoint's temporary one is told not to.
+_LISTEN = "localhost"
+_SETTINGS = {
+    "listen_addresses": _LISTEN,
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "archive_mode": "off",
+    "autovacuum": "off",
+    "max_wal_size": "2GB",
+    "maintenance_work_mem": "128MB",
+}
+
+
+@contextmanager
+def scratch(access: Access, manifest: Manifest) -> Iterator[Access]:
+    """A fresh server of the image of `access`, as the cluster of `manifest` was; gone after the block.
+
+    :raises HostError: it does not come up here.
+    """
+    settings = dict(_SETTINGS)
+    if manifest.source.preload_libraries:
+        settings["shared_preload_libraries"] = manifest.source.preload_libraries
+    command = ["postgres"]
+    for name, value in settings.items():
+        command += ["-c", f"{name}={value}"]
+    with access.containers.throwaway(
+        access.run,
+        access.container.image_id,
+        command,
+        environment={
+            "POSTGRES_USER": manifest.source.superuser,
+            "POSTGRES_DB": "postgres",
+            "POSTGRES_HOST_AUTH_METHOD": "trust",
+            "POSTGRES_INITDB_ARGS": "--no-sync",
+        },
+        masked=["/docker-entrypoint-initdb.d"],
+        shm_bytes=access.container.shm_bytes,
+    ) as container:
+        target = replace(
+            access.target,
+            container=container.name,
+            user=manifest.source.superuser,
+            login_password="",
+            login_host="",
+        )
+        inside = access_to(access.run, access.containers, container, target)
+        _await_final_server(inside)
+        yield inside
+
+
+def _await_final_server(access: Access) -> None:
+    gone = False
+
+    def ready() -> bool:
+        nonlocal gone
+        gone = not access.containers.unchanged(access.container)
+        if gone:
+            return True
+        try:
+            with access.server.session("template1") as session:
+                return str(session.value("SELECT current_setting('listen_addresses')")) == _LISTEN
+        except FiredrillError:
+            return False
+
+    in_time = wait_until(ready, _READY_WAIT_S)
+    if in_time and not gone:
+        return
+    last = access.containers.logs(access.container.id).splitlines()[-3:]
+    what = "ended" if gone else f"was not ready within {_READY_WAIT_S:.0f} s"
+    raise HostError(
+        f"The throwaway server of the drill {what}: {' | '.join(last) or 'it logged nothing'}",
+        state="Production was not touched",
+        todo="Is there memory and disk enough for a second server?",
+    )

@@ -1,0 +1,197 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The integrity check of a set without a restore: manifest, SHA-256, the whole archive, every table in it."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+
+from .containers import Container, Containers
+from .dump import missing_tables
+from .errors import FiredrillError, SetError, TargetError
+from .manifest import Manifest
+from .model import Report, Target, human_bytes, human_seconds
+from .programs import Programs, outdated
+from .run import Progress, Run
+from .server import Server
+from .vault import RecoverySet, Vault
+
+#: What a check without a restore can say. Only a drill says `pass`.
+VERDICTS = ("intact", "backup_bad", "partial", "not_tested")
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """Which set to read. Of the target only the image counts; without a container it is the manifest's."""
+
+    target: Target
+    directory: Path
+    source: str = "latest"
+    timeout_s: float = 0
+
+
+def verify(
+    request: VerifyRequest, progress: Progress | None = None, *, found: RecoverySet | None = None
+) -> Report:
+    """Reads a set to its last byte; nothing is restored, no server is asked, nothing is changed.
+
+    :param found: the set, for a caller that has looked it up already.
+
+    Verdicts: `intact`; `backup_bad`; `partial` (it reads, but has no manifest to hold it against);
+    `not_tested` (the image's programs are too old for it). The report's message gives the reason.
+
+    :raises SetError: there is no such set.
+    :raises FiredrillError: it could not be checked here: no engine, no image, a file that may not be read.
+    """
+    with Run("verify", timeout_s=request.timeout_s, progress=progress) as run:
+        found = found or Vault(request.directory).resolve(request.source, request.target.database)
+        return _Verification(run, request, found).report()
+
+
+class _Verification:
+    def __init__(self, run: Run, request: VerifyRequest, found: RecoverySet) -> None:
+        self._run = run
+        self._request = request
+        self._set = found
+        self._container = request.target.container
+        self._warnings: list[str] = []
+
+    def report(self) -> Report:
+        try:
+            verdict, msg = self._judge()
+        except SetError as error:
+            verdict, msg = "backup_bad", str(error)
+        manifest = self._set.manifest
+        return Report(
+            action="verify",
+            changed=False,
+            msg=msg,
+            database=manifest.database if manifest else self._request.target.database,
+            container=self._container,
+            set_name=self._set.name,
+            verdict=verdict,
+            phases=dict(self._run.phases),
+            warnings=self._warnings,
+            details={"path": str(self._set.path)},
+        )
+
+    def _judge(self) -> tuple[str, str]:
+        manifest = self._set.manifest
+        if manifest is None and self._set.path.with_name(f"{self._set.name}.json").exists():
+            raise SetError(
+                f"{self._set.path} cannot be trusted: {self._set.problem}", todo="Use another set"
+            )
+        if manifest:
+            with self._run.phase("sha256"):
+                self._check_files()
+        programs, version = self._programs(manifest)
+        self._warnings += filter(None, [outdated(version)])
+        try:
+            with self._set.path.open("rb") as archive:
+                with self._run.phase("read"):
+                    self._run.advance(0, self._set.path.stat().st_size)
+                    programs.read_whole(archive)
+                with self._run.phase("contents"):
+                    contents = programs.contents(archive)
+        except SetError as error:
+            if manifest and _major(version) < manifest.source.major:
+                return "not_tested", (
+                    f"{self._set.path} is of PostgreSQL {manifest.source.major}, pg_restore in the image is "
+                    f"{version}: {error.what}"
+                )
+            raise SetError(f"{self._set.path}: {error.what}", todo="Use another set") from error
+        size = human_bytes(self._set.path.stat().st_size)
+        if manifest is None:
+            return "partial", (
+                f"{self._set.path} reads to its end ({size}, {len(contents.relations)} tables), but {self._set.problem}: "
+                "whether that is all of it, nobody can tell"
+            )
+        lost = missing_tables(
+            manifest.evidence, contents, excluding=bool(manifest.excluded_table_data)
+        )
+        if lost:
+            raise SetError(
+                f"{self._set.path} lacks {len(lost)} tables that its manifest names: {', '.join(lost[:5])}",
+                todo="Use another set",
+            )
+        spent = human_seconds(sum(self._run.phases.values()))
+        return "intact", (
+            f"{self._set.path} is intact: {size} read in {spent}, checksums right, all {len(manifest.evidence.tables)} "
+            "tables present; only a drill shows that it restores"
+        )
+
+    def _check_files(self) -> None:
+        try:
+            self._set.check_files()
+        except OSError as error:
+            # A card or disk that cannot give the bytes back has lost them; a missing right has not.
+            if error.errno != errno.EIO:
+                raise
+            raise SetError(
+                f"{self._set.path} cannot be read back from its disk: {error.strerror}"
+            ) from error
+
+    def _programs(self, manifest: Manifest | None) -> tuple[Programs, str]:
+        """The programs of the container's image, else of the image that made the dump; and their version."""
+        target = self._request.target
+        containers = Containers()
+        containers.sweep()
+        try:
+            if not (target.container or target.service):
+                raise TargetError("No container was named whose pg_restore could read the set")
+            container = containers.find(
+                name=target.container, project=target.project, service=target.service
+            )
+        except TargetError as error:
+            if manifest is None:
+                raise
+            return self._stand_in(containers, manifest, error)
+        self._container = container.name
+        programs = self._reading(containers, container)
+        return programs, programs.version()
+
+    def _reading(self, containers: Containers, container: Container) -> Programs:
+        return _ReadingOnly(
+            containers, self._run, Server(containers, self._run, container, self._request.target)
+        )
+
+    def _stand_in(
+        self, containers: Containers, manifest: Manifest, refusal: TargetError
+    ) -> tuple[Programs, str]:
+        """A set can be read on the day on which its server is down, or on another host."""
+        source = manifest.source
+        container = Container(
+            id="",
+            name=source.container,
+            pid=0,
+            started_at="",
+            image=source.image,
+            image_id=source.image_id,
+            image_digest=source.image_digest,
+            environment={},
+        )
+        programs = self._reading(containers, container)
+        try:
+            version = programs.version()
+        except FiredrillError as error:
+            raise refusal from error
+        self._warnings.append(
+            f"{refusal.what}: read with the image that made the dump ({source.image})"
+        )
+        return programs, version
+
+
+class _ReadingOnly(Programs):
+    """Programs that never ask a server, so its absence is no excuse for an archive that does not read."""
+
+    def _server_lives(self) -> bool:
+        return True
+
+
+def _major(version: str) -> int:
+    digits = version.partition(".")[0]
+    return int(digits) if digits.isdigit() else 0
