@@ -1,0 +1,252 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Firedrill beside the runbook's own commands, on one database, in one run; prints a Markdown table.
+
+Usage: bench.py [SCALE]   (100, the default, makes a database of about 1.1 GB)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE = os.environ.get("FIREDRILL_BENCH_IMAGE", "firedrill-test/postgres:17")
+LABEL = "firedrill.bench=1"
+PROJECT = f"bench{uuid.uuid4().hex[:6]}"
+CONTAINER = f"{PROJECT}-db-1"
+APPLICATION = f"{PROJECT}-web-1"
+_PRELUDE = f"""
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "plugins" / "module_utils")!r})
+from _engine.dump import BackupRequest, backup
+from _engine.model import Target
+from _engine.restore import RestoreRequest, restore
+target = Target(database=sys.argv[1], container={CONTAINER!r})
+directory = Path(sys.argv[2])
+"""
+
+
+@dataclass
+class Ours:
+    """One run of the engine in a process of its own: seconds, peak memory, and its report."""
+
+    seconds: float
+    peak_mib: float
+    report: dict[str, object]
+
+    def phase(self, name: str) -> float:
+        phases = self.report["phases"]
+        assert isinstance(phases, dict)
+        return float(phases.get(name, 0.0))
+
+
+def docker(*arguments: str, stdin: object = None, stdout: object = subprocess.PIPE) -> str:
+    done = subprocess.run(
+        ["docker", *arguments],
+        stdin=stdin,
+        stdout=stdout,
+        check=True,
+        text=True,  # type: ignore[call-overload]
+    )
+    return str(done.stdout or "").strip()
+
+
+def psql(database: str, text: str, *more: str) -> str:
+    command = [
+        "docker",
+        "exec",
+        "-i",
+        CONTAINER,
+        "psql",
+        "-XqAt",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-U",
+        "postgres",
+    ]
+    done = subprocess.run(
+        [*command, "-d", database, *more], input=text, stdout=subprocess.PIPE, check=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def timed(action: object) -> float:
+    began = time.monotonic()
+    action()  # type: ignore[operator]
+    return time.monotonic() - began
+
+
+def engine(code: str, database: str, directory: Path) -> Ours:
+    """Runs `code`, which leaves a Report in `r`, and measures the process from outside (wait4(2))."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"{_PRELUDE}{code}\nprint(json.dumps(r.as_dict()))",
+            database,
+            str(directory),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    text = process.stdout.read()
+    unused_pid, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - began
+    if status:
+        sys.exit(f"the engine ended with wait status {status}")
+    return Ours(seconds, usage.ru_maxrss / 1024, json.loads(text))
+
+
+def fill(database: str, scale: int) -> int:
+    """Creates a database; returns its size in bytes."""
+    psql("postgres", f"CREATE DATABASE {database}")
+    psql(database, Path(__file__).with_name("data.sql").read_text(), "-v", f"scale={scale}")
+    psql(database, "CHECKPOINT")
+    return int(psql("postgres", f"SELECT pg_database_size('{database}')"))
+
+
+def runbook_dump(database: str, path: Path) -> float:
+    def dump() -> None:
+        with path.open("wb") as file:
+            docker(
+                "exec", CONTAINER, "pg_dump", "--username=postgres", "--format=custom", "--compress=9", database,
+                stdout=file,
+            )  # fmt: skip
+
+    return timed(dump)
+
+
+def runbook_restore(database: str, path: Path) -> tuple[float, float]:
+    """The runbook's steps 1 to 5; returns seconds of the load, and seconds that the application was stopped."""
+
+    def load() -> None:
+        with path.open("rb") as file:
+            docker(
+                "exec", "-i", CONTAINER, "pg_restore", "--username=postgres", f"--dbname={database}",
+                "--no-owner", "--no-acl", stdin=file,
+            )  # fmt: skip
+
+    began = time.monotonic()
+    docker("stop", APPLICATION)
+    psql("postgres", f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+    psql("postgres", f"CREATE DATABASE {database} OWNER postgres")
+    load_s = timed(load)
+    docker("start", APPLICATION)
+    return load_s, time.monotonic() - began
+
+
+def start() -> None:
+    docker(
+        "run", "-d", "--name", CONTAINER, "--label", LABEL, "--network", "none", "--shm-size", "256m",
+        "-e", "POSTGRES_PASSWORD=bench", IMAGE, "-c", "max_wal_size=4GB",
+    )  # fmt: skip
+    labels = [f"com.docker.compose.project={PROJECT}", "com.docker.compose.service=web", LABEL]
+    docker(
+        "run", "-d", "--name", APPLICATION, "--network", "none", "--init",
+        *(word for label in labels for word in ("--label", label)), "--entrypoint", "sleep", IMAGE, "infinity",
+    )  # fmt: skip
+    limit = time.monotonic() + 120
+    ready = [
+        "docker",
+        "exec",
+        CONTAINER,
+        "sh",
+        "-c",
+        'test "$(head -n1 $PGDATA/postmaster.pid)" = 1 && pg_isready -q',
+    ]
+    while subprocess.run(ready, capture_output=True).returncode:
+        if time.monotonic() > limit:
+            sys.exit("the server did not come up")
+        time.sleep(0.2)
+
+
+def row(what: str, ours: float, theirs: float, unit: str, wanted: str) -> str:
+    return f"| {what} | {ours:.2f} {unit} | {theirs:.2f} {unit} | {ours / theirs:.3f}x | {wanted} |"
+
+
+def measure(scale: int, directory: Path) -> list[str]:
+    size = fill("bench", scale)
+    small = fill("quarter", max(1, scale // 4))
+    plain, fast = directory / "runbook.dump", directory / "sets"
+    dump_s = runbook_dump("bench", plain)
+    without = engine(
+        "r = backup(BackupRequest(target, directory, evidence='none'))", "bench", directory / "bare"
+    )
+    whole = engine("r = backup(BackupRequest(target, directory))", "bench", fast)
+    quarter = engine(
+        "r = backup(BackupRequest(target, directory))", "quarter", directory / "quarter"
+    )
+    psql("bench", "DELETE FROM orders")
+    restored = engine(
+        f"r = restore(RestoreRequest(target, directory, stop_services=({APPLICATION!r},)))",
+        "bench",
+        fast,
+    )
+    load_s, down_s = runbook_restore("bench", plain)
+    mb = 1e6
+    rows = whole.report["rows"]
+    assert isinstance(rows, dict)
+    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} processors, kernel {platform.release()}"
+    evidence = (
+        f"Evidence: {whole.seconds - without.seconds:.1f} s more for the backup ({sum(rows.values())} rows "
+        f"fingerprinted beside pg_dump); verifying the whole archive {whole.phase('verify'):.1f} s; comparing "
+        f"after the restore {restored.phase('verify'):.1f} s; ANALYZE {restored.phase('analyze'):.1f} s."
+    )
+    memory = (
+        f"Peak memory of our process: backup {whole.peak_mib:.1f} MiB, of a database a quarter as large "
+        f"({small / mb:.0f} MB) {quarter.peak_mib:.1f} MiB, restore {restored.peak_mib:.1f} MiB "
+        "(wanted: under 64)."
+    )
+    return [
+        f"Database: {size / mb:.0f} MB, server {psql('postgres', 'SHOW server_version')}; host: {machine}",
+        "",
+        "| | Firedrill | runbook | ratio | wanted |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        row("pg_dump alone", without.phase("dump"), dump_s, "s", "0.2x"),
+        row("backup without evidence, verified", without.seconds, dump_s, "s", "0.2x"),
+        row("backup with full evidence, verified", whole.seconds, dump_s, "s", ""),
+        row(
+            "size of the dump",
+            int(str(whole.report["bytes"])) / mb,
+            plain.stat().st_size / mb,
+            "MB",
+            "1.0x",
+        ),
+        row("loading the dump", restored.phase("load"), load_s, "s", "0.5x"),
+        row("restore, verified and analyzed", restored.seconds, down_s, "s", ""),
+        row("application stopped", restored.phase("downtime"), down_s, "s", "0.05x"),
+        "",
+        evidence,
+        "",
+        memory,
+    ]
+
+
+def main() -> None:
+    directory = Path(tempfile.mkdtemp(prefix="firedrill-bench-"))
+    try:
+        start()
+        print("\n".join(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 100, directory)))
+    finally:
+        for name in (CONTAINER, APPLICATION):
+            subprocess.run(["docker", "rm", "-f", "-v", name], capture_output=True)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

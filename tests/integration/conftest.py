@@ -1,0 +1,60 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Fixtures: one server an image that tests share, and servers that a test may break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import IMAGES, RICH, Postgres, remove, start_postgres
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.containers import (
+    Containers,
+)
+
+
+@pytest.fixture(
+    scope="session", params=[pytest.param(i, marks=pytest.mark.xdist_group(i)) for i in IMAGES]
+)
+def image(request: pytest.FixtureRequest) -> str:
+    """Each image under test, in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def postgres(image: str) -> Iterator[Postgres]:
+    """A server that many tests share; each test makes databases of its own in it, and breaks nothing else."""
+    server = start_postgres(image, command=("-c", "max_prepared_transactions=4"))
+    yield server
+    remove(server.name)
+
+
+@pytest.fixture
+def own_postgres(image: str) -> Iterator[Postgres]:
+    """A server that the test may stop, kill or fill."""
+    server = start_postgres(image)
+    yield server
+    remove(server.name)
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> Path:
+    """A backup directory that does not exist yet."""
+    return tmp_path / "sets"
+
+
+@pytest.fixture
+def clean_up_after() -> Iterator[None]:
+    """For tests that kill the engine: removes what it left, unless the next run has done so already."""
+    yield
+    Containers().sweep()
+
+
+@pytest.fixture
+def rich(postgres: Postgres) -> str:
+    """The name of a database with tables of many kinds."""
+    return postgres.create(content=RICH)
