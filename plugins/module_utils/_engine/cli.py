@@ -191,7 +191,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     evidence, drill = row["evidence"], row["last_drill"]
     shown = "-"
     if evidence:
-        tables = f"{evidence['tables']} tables"
+        tables = f"{evidence['tables']} {'table' if evidence['tables'] == 1 else 'tables'}"
         shown = (
             f"none, {tables}"
             if evidence["level"] == "none"

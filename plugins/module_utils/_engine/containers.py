@@ -7,7 +7,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,9 +38,28 @@ _PROJECT = "com.docker.compose.project"
 _SERVICE = "com.docker.compose.service"
 _ONEOFF = "com.docker.compose.oneoff"
 _STDERR = 2
+_CHUNK_BYTES = 256 * 1024
 _KEEP_STDERR_BYTES = 64 * 1024
 _STOP_GRACE_S = 30
 _DATA_DIRECTORY = "/var/lib/postgresql/data"
+
+
+@contextlib.contextmanager
+def _asking(what: str) -> Iterator[None]:
+    """Turns the library's errors into words."""
+    try:
+        yield
+    except NotFound as error:
+        raise TargetError(f"{what}: there is no such thing ({error.explanation})") from error
+    except APIError as error:
+        message = str(error.explanation or error)
+        if "no space left" in message:
+            raise HostError(
+                f"{what}: the disk of the Docker engine is full", todo="Free some disk space"
+            ) from error
+        raise HostError(f"{what}: the Docker engine refused: {message}") from error
+    except (DockerException, requests.exceptions.RequestException, OSError) as error:
+        raise HostError(f"{what}: the Docker engine no longer answers ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -74,36 +96,46 @@ class Sidecar:
     tells whether the output is complete: a killed container ends the stream cleanly.
     """
 
-    def __init__(self, api: Any, ident: str, stdin: IO[bytes] | bytes | None) -> None:
+    def __init__(self, api: Any, ident: str, program: str, stdin: IO[bytes] | bytes | None) -> None:
         self._api = api
         self._id = ident
-        self._stdin = stdin
+        self._program = program
         self._stderr = bytearray()
-        self._feeder: threading.Thread | None = None
-        self._feed_error: Exception | None = None
+        self._unreadable: OSError | None = None
         wanted = {"stdout": 1, "stderr": 1, "stream": 1, "stdin": int(stdin is not None)}
-        self._socket = api.attach_socket(ident, params=wanted)
-        raw = getattr(self._socket, "_sock", self._socket)
-        raw.settimeout(None)
-        api.start(ident)
+        with _asking(f"Starting {program}"):
+            self._socket = api.attach_socket(ident, params=wanted)
+            raw = getattr(self._socket, "_sock", self._socket)
+            raw.settimeout(None)
+            api.start(ident)
         if stdin is not None:
-            self._feeder = threading.Thread(target=self._feed, args=(raw,), daemon=True)
-            self._feeder.start()
+            file = io.BytesIO(stdin) if isinstance(stdin, bytes) else stdin
+            threading.Thread(target=self._feed, args=(file, raw), daemon=True).start()
 
-    def _feed(self, raw: Any) -> None:
-        try:
-            if isinstance(self._stdin, bytes):
-                raw.sendall(self._stdin)
-            elif self._stdin is not None:
-                while chunk := self._stdin.read(256 * 1024):
-                    raw.sendall(chunk)
-            raw.shutdown(1)
-        except OSError as error:
-            # A reader that has seen enough, as `pg_restore --list` does, closes early.
-            self._feed_error = error
+    def _feed(self, file: IO[bytes], raw: Any) -> None:
+        while True:
+            try:
+                chunk = file.read(_CHUNK_BYTES)
+            except OSError as error:
+                self._unreadable = error
+                chunk = b""
+            try:
+                if not chunk:
+                    raw.shutdown(socket.SHUT_WR)
+                    return
+                raw.sendall(chunk)
+            except OSError:
+                # A reader that has seen enough, as `pg_restore --list` has, closes early.
+                return
 
     def __iter__(self) -> Iterator[bytes]:
-        for stream, chunk in frames_iter(self._socket, tty=False):
+        frames = frames_iter(self._socket, tty=False)
+        while True:
+            # What the caller does with a chunk is none of this block's business.
+            with _asking(f"Reading from {self._program}"):
+                stream, chunk = next(frames, (0, b""))
+            if not stream:
+                return
             if stream == _STDERR:
                 self._stderr += chunk
                 del self._stderr[:-_KEEP_STDERR_BYTES]
@@ -111,11 +143,20 @@ class Sidecar:
                 yield chunk
 
     def finish(self) -> Finished:
-        """Waits for the end; what is left of the output is dropped."""
+        """Waits for the end; what is left of the output is dropped.
+
+        :raises HostError: its input could not be read.
+        """
         for unused_chunk in self:
             pass
-        ended = self._api.wait(self._id, timeout=None)
-        state = self._api.inspect_container(self._id)["State"]
+        with _asking(f"Waiting for {self._program}"):
+            ended = self._api.wait(self._id, timeout=None)
+            state = self._api.inspect_container(self._id)["State"]
+        if self._unreadable:
+            raise HostError(
+                f"The file that {self._program} was reading cannot be read: {self._unreadable.strerror}",
+                todo="Is the disk failing? See `dmesg`",
+            )
         return Finished(
             int(ended["StatusCode"]),
             self._stderr.decode(errors="replace").strip(),
@@ -123,7 +164,7 @@ class Sidecar:
         )
 
     def close(self) -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(OSError):
             self._socket.close()
 
 
@@ -136,7 +177,7 @@ class Containers:
     def __init__(self) -> None:
         if not HAS_DOCKER:
             raise HostError(
-                "Python's docker library is missing on this host",
+                f"The docker library is missing for {sys.executable} on this host",
                 todo="Install the package python3-docker (or `pip install docker`)",
             )
         address = os.environ.get("DOCKER_HOST", "") or "unix:///var/run/docker.sock"
@@ -164,23 +205,6 @@ class Containers:
             f"No Docker engine answers at {path}",
             todo="Start it (`sudo systemctl start docker`), then run this again",
         )
-
-    @contextlib.contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
-        """Turns the library's errors into words."""
-        try:
-            yield
-        except NotFound as error:
-            raise TargetError(f"{what}: there is no such thing ({error.explanation})") from error
-        except APIError as error:
-            message = str(error.explanation or error)
-            if "no space left" in message:
-                raise HostError(
-                    f"{what}: the disk of the Docker engine is full", todo="Free some disk space"
-                ) from error
-            raise HostError(f"{what}: the Docker engine refused: {message}") from error
-        except (DockerException, requests.exceptions.RequestException, OSError) as error:
-            raise HostError(f"{what}: the Docker engine no longer answers ({error})") from error
 
     # -- finding -----------------------------------------------------------------------------------
 
@@ -210,7 +234,7 @@ class Containers:
         return self._running(info)
 
     def _by_name(self, name: str) -> dict[str, Any]:
-        with self._asking(f"Looking for container {name}"):
+        with _asking(f"Looking for container {name}"):
             every = self._api.containers(all=True)
         exact = [entry for entry in every if f"/{name}" in (entry["Names"] or [])]
         # An id may be shortened, as everywhere in Docker.
@@ -240,12 +264,12 @@ class Containers:
         return self._inspect(found[0]["Id"])
 
     def _inspect(self, ident: str) -> dict[str, Any]:
-        with self._asking(f"Looking at container {ident[:12]}"):
+        with _asking(f"Looking at container {ident[:12]}"):
             info: dict[str, Any] = self._api.inspect_container(ident)
         return info
 
     def _by_labels(self, project: str, service: str) -> list[dict[str, Any]]:
-        with self._asking(f"Looking for {project}/{service}"):
+        with _asking(f"Looking for {project}/{service}"):
             entries = self._api.containers(
                 all=True, filters={"label": [f"{_PROJECT}={project}", f"{_SERVICE}={service}"]}
             )
@@ -331,11 +355,11 @@ class Containers:
         return str(self._inspect(ident)["Name"]).lstrip("/")
 
     def stop(self, ident: str) -> None:
-        with self._asking(f"Stopping container {ident[:12]}"):
+        with _asking(f"Stopping container {ident[:12]}"):
             self._api.stop(ident, timeout=_STOP_GRACE_S)
 
     def start(self, ident: str) -> None:
-        with self._asking(f"Starting container {ident[:12]}"):
+        with _asking(f"Starting container {ident[:12]}"):
             self._api.start(ident)
 
     def health(self, ident: str) -> str:
@@ -374,7 +398,7 @@ class Containers:
         :param mounts: host path -> path inside, always read-only (a socket in it still works).
         :param stdin: what the program reads; None leaves it without a standard input.
         """
-        with self._asking(f"Preparing {command[0]}"):
+        with _asking(f"Preparing {command[0]}"):
             image = self._api.inspect_image(image_id)
             # A tmpfs there keeps the engine from making an anonymous volume for each sidecar.
             volumes = dict.fromkeys(image["Config"].get("Volumes") or {}, "")
@@ -405,9 +429,8 @@ class Containers:
             )["Id"]
         sidecar = None
         try:
-            with self._asking(f"Running {command[0]}"):
-                sidecar = Sidecar(self._api, ident, stdin)
-                yield sidecar
+            sidecar = Sidecar(self._api, ident, command[0], stdin)
+            yield sidecar
         finally:
             if sidecar:
                 sidecar.close()
@@ -429,7 +452,7 @@ class Containers:
         labels = self._labels(run, "drill")
         ident = ""
         try:
-            with self._asking("Preparing the throwaway server"):
+            with _asking("Preparing the throwaway server"):
                 config = self._api.inspect_image(image_id)["Config"]
                 volumes = list(config.get("Volumes") or {})
                 data = next((e[7:] for e in config.get("Env") or [] if e.startswith("PGDATA=")), "")
@@ -458,7 +481,7 @@ class Containers:
                     labels=labels,
                     host_config=host,
                 )["Id"]
-            with self._asking("Starting the throwaway server"):
+            with _asking("Starting the throwaway server"):
                 self._api.start(ident)
                 info = self._inspect(ident)
             yield self._container(info, int(info["State"]["Pid"]))
@@ -484,7 +507,7 @@ class Containers:
     def sweep(self) -> list[str]:
         """Removes what runs left behind that were killed; returns the names."""
         removed = []
-        with self._asking("Looking for leftovers"):
+        with _asking("Looking for leftovers"):
             entries = self._api.containers(all=True, filters={"label": [_OWNER]})
             volumes = self._api.volumes(filters={"label": [_OWNER]}).get("Volumes") or []
         for entry in entries:
@@ -493,7 +516,7 @@ class Containers:
                 removed.append(entry["Names"][0].lstrip("/"))
         for volume in volumes:
             if not owner_lives(volume["Labels"][_OWNER]):
-                with self._asking("Removing a leftover volume"):
+                with _asking("Removing a leftover volume"):
                     self._api.remove_volume(volume["Name"], force=True)
                 removed.append(f"volume {volume['Name']}")
         return removed

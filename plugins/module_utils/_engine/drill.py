@@ -10,7 +10,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from . import checks, report
 from .access import Access, open_access
 from .catalog import apply_properties, create_database, drop_database
 from .errors import FiredrillError, HostError, SetError, TargetError, ToolError
-from .journal import Journal
+from .journal import Entry, Journal
 from .load import analyze, check_evidence, load
 from .manifest import Manifest
 from .model import (
@@ -75,6 +75,7 @@ class _Findings:
     set_name: str = ""
     path: str = ""
     rto_s: float = 0.0
+    restored_at: str = ""
     broken: tuple[str, str] | None = None
 
 
@@ -233,7 +234,8 @@ def _drill_live(access: Access, request: DrillRequest, found: _Findings) -> None
         found.broken = ("environment", f"a {entry.action} begun at {entry.at} has not ended")
         return
     last = journal.last()
-    found.set_name = last.set_name if last and last.action == "restore" else ""
+    if last and last.action == "restore":
+        _remember(found, last, Vault(request.directory), database)
     with run.phase("checks"):
         with access.server.session(database) as session:
             version = str(session.value("SELECT version()"))
@@ -247,6 +249,15 @@ def _drill_live(access: Access, request: DrillRequest, found: _Findings) -> None
     found.comparison = Comparison(
         0, (), ("the live database is written to; its evidence was compared by the restore",)
     )
+
+
+def _remember(found: _Findings, last: Entry, vault: Vault, database: str) -> None:
+    """What the last restore measured and verified, for the record that is written after it."""
+    found.set_name, found.rto_s, found.restored_at = last.set_name, last.seconds, last.at
+    with suppress(FiredrillError):
+        recovery_set = vault.resolve(last.set_name, database)
+        found.path = str(recovery_set.path)
+        found.rows = recovery_set.require_manifest().evidence.counts()
 
 
 def _live_freshness(access: Access, freshness: Freshness) -> CheckResult:
@@ -299,6 +310,7 @@ def _outcome(access: Access, request: DrillRequest, found: _Findings) -> Report:
             "rows": found.rows,
             "checks": [asdict(result) for result in found.results],
             "rto_s": found.rto_s,
+            "restored_at": found.restored_at,
             "hardware": hardware(),
             "differences": list(found.comparison.differences),
             "not_compared": list(found.comparison.not_compared),

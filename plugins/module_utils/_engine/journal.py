@@ -39,6 +39,7 @@ class Entry:
     previous_name: str = ""
     safety_set: str = ""
     stopped: tuple[str, ...] = ()
+    seconds: float = 0.0
     reason: str = ""
 
     @property

@@ -96,8 +96,9 @@ class Programs:
         asking = "--password" if password else "--no-password"
         fed = (password.encode() + b"\n" if password else b"") + stdin
         directory = self._run.private_directory("relay")
-        with Relay(self._server.endpoint, directory) as relay:
-            with self._containers.sidecar(
+        with (
+            Relay(self._server.endpoint, directory) as relay,
+            self._containers.sidecar(
                 self._run,
                 self._image,
                 [command[0], asking, *command[1:]],
@@ -110,10 +111,13 @@ class Programs:
                 },
                 mounts={directory: _RELAY_INSIDE, **(mounts or {})},
                 stdin=fed or None,
-            ) as sidecar:
+            ) as sidecar,
+        ):
+            try:
                 yield sidecar
-            if relay.error:
-                raise relay.error
+            except (ToolError, TargetError) as error:
+                # Why the relay could not connect says more than that the program was hung up on.
+                raise relay.error or error from None
 
     def dump(
         self,
@@ -156,8 +160,7 @@ class Programs:
             command.append("--no-privileges")
         command += ["--no-tablespaces", f"--dbname={connection_string(database)}", _ARCHIVE_INSIDE]
         with self._connected(command, mounts={archive.resolve(): _ARCHIVE_INSIDE}) as sidecar:
-            ended = sidecar.finish()
-        self.check(ended, "pg_restore")
+            self.check(sidecar.finish(), "pg_restore")
 
     def run_sql(self, database: str, text: bytes, label: str) -> None:
         """Plays a script of the operator with psql, in one transaction.
@@ -173,8 +176,7 @@ class Programs:
         ]
         command += ["--output=/dev/null", f"--dbname={connection_string(database)}", "--file=-"]
         with self._connected(command, stdin=text) as sidecar:
-            ended = sidecar.finish()
-        self.check(ended, f"psql with {label}")
+            self.check(sidecar.finish(), f"psql with {label}")
 
     # -- programs that read an archive only --------------------------------------------------------
 

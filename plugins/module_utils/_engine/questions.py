@@ -16,12 +16,13 @@ named first: an exact match of the argument's type wins (ddl-schemas.html#DDL-SC
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ServerError
+from .errors import ServerError, TargetError
 from .server import Session, composed, quote_identifier
 
 STATEMENT_TIMEOUT_S = 60
@@ -93,7 +94,8 @@ def ask(session: Session, sql: str, *, isolated: bool) -> list[tuple[Any, ...]]:
     """
     # Who closes the parenthesis and says COMMIT is still in no position to write by accident.
     session.execute("SET default_transaction_read_only = on")
-    with session.transaction("BEGIN READ ONLY"):
+    session.execute("BEGIN READ ONLY")
+    try:
         session.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'")
         path = _database_path(session)
         hidden = _hidden_tables(session, sql, path, isolated=isolated)
@@ -106,6 +108,10 @@ def ask(session: Session, sql: str, *, isolated: bool) -> list[tuple[Any, ...]]:
             raise _explained(error, path) from error
         except (ValueError, ArithmeticError) as error:
             raise ServerError(f"it returned a value that cannot be read here: {error}") from error
+    finally:
+        # Before 16 a read-only transaction lets large objects be changed.
+        with contextlib.suppress(ServerError, TargetError):
+            session.execute("ROLLBACK")
 
 
 def identifiers(sql: str) -> set[str]:

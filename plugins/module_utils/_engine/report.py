@@ -65,8 +65,8 @@ def markdown_entry(heading: str, report: Report) -> str:
         f"Verdict: {_prose(report.verdict or 'none')}{_because(details.get('reason'))}",
         f"Database: {_code(report.database)} in container {_code(report.container)}{where.get(target, '')}",
         f"Backup file: {_code(Path(details['path']).name if details.get('path') else report.set_name)}",
-        f"Restore duration: {_restore_duration(report.phases)}{_rto(details)}",
-        f"Row counts: {_rows(details.get('rows') or {})}",
+        f"Restore duration: {_restore_duration(report.phases, details)}",
+        f"Row counts{' as restored' if details.get('restored_at') else ''}: {_rows(details.get('rows') or {})}",
         *(_check_line(check) for check in details.get("checks") or ()),
         f"Timings: {_timings(report.phases)}",
         f"Hardware: {_prose(details.get('hardware') or 'unknown')}",
@@ -95,14 +95,14 @@ def _day_of(report: Report) -> date:
     return moment.date()
 
 
-def _restore_duration(phases: Mapping[str, float]) -> str:
+def _restore_duration(phases: Mapping[str, float], details: Mapping[str, Any]) -> str:
     spent = [phases[name] for name in _RESTORING if name in phases]
-    return human_seconds(sum(spent)) if spent else "nothing was restored"
-
-
-def _rto(details: Mapping[str, Any]) -> str:
-    rto = details.get("rto_s")
-    return f" (from the start to proven data, the RTO: {human_seconds(rto)})" if rto else ""
+    whole = human_seconds(details.get("rto_s") or 0.0)
+    if spent:
+        return f"{human_seconds(sum(spent))} (from the start to proven data, the RTO: {whole})"
+    if details.get("restored_at"):
+        return f"{whole}, of the restore at {details['restored_at']}"
+    return "nothing was restored"
 
 
 def _rows(rows: Mapping[str, int]) -> str:

@@ -131,7 +131,7 @@ class _Restore:
                 if (left := self._journal.unfinished()) and left.run == run.id and self._tidy:
                     self._journal.write(left, step="failed", reason=type(error).__name__)
             raise
-        self._journal.write(entry, step="done")
+        self._journal.write(entry, step="done", seconds=round(run.elapsed_s, 3))
         self._await_application(entry)
         if not request.keep_previous and entry.previous_name:
             with self._access.server.maintenance(self._database) as session:
@@ -174,6 +174,8 @@ class _Restore:
             for label in sorted({*before, *now})
             if before.get(label, 0) != now.get(label, 0)
         ]
+        with self._access.server.maintenance(self._database) as session:
+            previous = current_name(session, entry.live_oid)
         since = (
             f"; rows written since: {', '.join(moved[:10])}"
             if moved
@@ -185,6 +187,7 @@ class _Restore:
             msg=f"{recovery_set.name} was restored at {entry.at} and is what is in the database{since}",
             rows_before=now,
             rows_after=now,
+            previous=previous,
         )
 
     def _forecast(self, plan: Plan) -> Report:
@@ -435,6 +438,7 @@ class _Restore:
         rows_before: dict[str, int],
         rows_after: dict[str, int],
         plan: Plan | None = None,
+        previous: str = "",
     ) -> Report:
         phases = dict(self._run.phases)
         names = self._access.containers.name_of
@@ -449,7 +453,7 @@ class _Restore:
             warnings=[*self._notes, *(plan.warnings if plan else [])],
             details={
                 "path": str(recovery_set.path),
-                "previous": "",
+                "previous": previous,
                 "downtime_s": phases.get("downtime", 0.0),
                 "stopped": [names(ident) for ident in plan.running_services] if plan else [],
                 "rows_before": rows_before,

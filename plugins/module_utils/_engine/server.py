@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, Callable
@@ -144,7 +145,7 @@ class Server:
     ) -> None:
         if not HAS_PSYCOPG2:
             raise HostError(
-                "Python's psycopg2 library is missing on this host",
+                f"The psycopg2 library is missing for {sys.executable} on this host",
                 todo="Install the package python3-psycopg2 (or `pip install psycopg2-binary`)",
             )
         self.container = container

@@ -239,6 +239,8 @@ class Vault:
         named = self.directory / source
         if named.is_file():
             return self._of_file(named)
+        # An unquoted 20260219_020000 is a number with a separator in YAML, and arrives without it.
+        source = re.sub(r"^(\d{8})(\d{6})$", r"\1_\2", source)
         wanted = {f"{source}.dump", f"{file_base(database)}_{source}.dump"}
         found = [s for s in self.everything() if s.path.name in wanted]
         if found:

@@ -18,7 +18,7 @@ from .model import Report, Target, human_bytes, human_seconds
 from .programs import Programs, outdated
 from .run import Progress, Run
 from .server import Server
-from .vault import RecoverySet, Vault
+from .vault import RecoverySet, Vault, file_base
 
 #: What a check without a restore can say. Only a drill says `pass`.
 VERDICTS = ("intact", "backup_bad", "partial", "not_tested")
@@ -48,17 +48,35 @@ def verify(
     :raises FiredrillError: it could not be checked here: no engine, no image, a file that may not be read.
     """
     with Run("verify", timeout_s=request.timeout_s, progress=progress) as run:
-        found = found or Vault(request.directory).resolve(request.source, request.target.database)
-        return _Verification(run, request, found).report()
+        vault, database = Vault(request.directory), request.target.database
+        passed_over: list[str] = []
+        if found is None:
+            found = vault.resolve(request.source, database)
+            if request.source == "latest":
+                passed_over = _passed_over(vault, found, database)
+        return _Verification(run, request, found, passed_over).report()
+
+
+def _passed_over(vault: Vault, found: RecoverySet, database: str) -> list[str]:
+    """Warnings about newer dumps that `latest` does not mean, since no manifest vouches for them."""
+    prefix = f"{file_base(database)}_"
+    return [
+        f"{other.path.name} is newer, but {other.problem}"
+        for other in vault.everything()
+        if not other.manifest and other.created > found.created and other.name.startswith(prefix)
+    ]
 
 
 class _Verification:
-    def __init__(self, run: Run, request: VerifyRequest, found: RecoverySet) -> None:
+    def __init__(
+        self, run: Run, request: VerifyRequest, found: RecoverySet, warnings: list[str]
+    ) -> None:
         self._run = run
         self._request = request
         self._set = found
         self._container = request.target.container
-        self._warnings: list[str] = []
+        self._named = bool(request.target.container or request.target.service)
+        self._warnings = warnings
 
     def report(self) -> Report:
         try:
@@ -93,7 +111,6 @@ class _Verification:
         try:
             with self._set.path.open("rb") as archive:
                 with self._run.phase("read"):
-                    self._run.advance(0, self._set.path.stat().st_size)
                     programs.read_whole(archive)
                 with self._run.phase("contents"):
                     contents = programs.contents(archive)
@@ -115,13 +132,14 @@ class _Verification:
         )
         if lost:
             raise SetError(
-                f"{self._set.path} lacks {len(lost)} tables that its manifest names: {', '.join(lost[:5])}",
+                f"{self._set.path} lacks what its manifest names: {', '.join(lost[:5])}"
+                + (f" and {len(lost) - 5} more" if len(lost) > 5 else ""),
                 todo="Use another set",
             )
         spent = human_seconds(sum(self._run.phases.values()))
         return "intact", (
-            f"{self._set.path} is intact: {size} read in {spent}, checksums right, all {len(manifest.evidence.tables)} "
-            "tables present; only a drill shows that it restores"
+            f"{self._set.path}: {size} read in {spent}, checksums right, no table missing "
+            f"(of {len(manifest.evidence.tables)}); only a drill shows that it restores"
         )
 
     def _check_files(self) -> None:
@@ -141,7 +159,7 @@ class _Verification:
         containers = Containers()
         containers.sweep()
         try:
-            if not (target.container or target.service):
+            if not self._named:
                 raise TargetError("No container was named whose pg_restore could read the set")
             container = containers.find(
                 name=target.container, project=target.project, service=target.service
@@ -179,9 +197,10 @@ class _Verification:
             version = programs.version()
         except FiredrillError as error:
             raise refusal from error
-        self._warnings.append(
-            f"{refusal.what}: read with the image that made the dump ({source.image})"
-        )
+        if self._named:
+            self._warnings.append(
+                f"{refusal.what}: read with the image that made the dump ({source.image})"
+            )
         return programs, version
 
 
