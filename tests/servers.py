@@ -35,7 +35,9 @@ IMAGES = os.environ.get("FIREDRILL_TEST_IMAGES", DEFAULT_IMAGES).split()
 
 def docker(*arguments: str, stdin: str | None = None, check: bool = True) -> str:
     """Runs the docker client; returns what it printed."""
-    done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, text=True)
+    done = subprocess.run(
+        ["docker", *arguments], input=stdin, check=False, capture_output=True, text=True
+    )
     if check and done.returncode:
         raise AssertionError(f"docker {' '.join(arguments[:3])}: {done.stderr.strip()}")
     return done.stdout.strip()
@@ -148,7 +150,7 @@ def await_final_server(server: Postgres, timeout_s: float = 90) -> None:
     probe = 'test "$(head -n1 /var/lib/postgresql/data/postmaster.pid 2>/dev/null)" = 1 && pg_isready -q'
     probe = probe.replace("/var/lib/postgresql/data", "$PGDATA")
     while subprocess.run(
-        ["docker", "exec", server.name, "sh", "-c", probe], capture_output=True
+        ["docker", "exec", server.name, "sh", "-c", probe], check=False, capture_output=True
     ).returncode:
         if time.monotonic() > limit:
             raise AssertionError(

@@ -316,7 +316,7 @@ def test_a_body_that_is_text_goes_out_as_it_is(app: Seen) -> None:
     ]
     kinds = [
         {k.lower(): v for k, v in headers.items()}.get("content-type")
-        for _, _, headers, _ in app.requests
+        for unused_method, unused_path, headers, unused_body in app.requests
     ]
     assert kinds == [None, "application/json", "text/plain"]
 
@@ -622,6 +622,28 @@ def test_a_signal_while_waiting_ends_the_child_too(app: Seen) -> None:
         signal.signal(signal.SIGALRM, before)
         gate.set()
     assert children() == ""
+
+
+def test_a_handler_of_ours_does_not_run_in_the_child(app: Seen) -> None:
+    ran, told = os.pipe()
+    gate = threading.Event()
+
+    def act(unused_handler: BaseHTTPRequestHandler) -> None:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            os.kill(int(file.read().split()[0]), signal.SIGTERM)
+        gate.wait(20)
+
+    app.act = act
+    before = signal.signal(signal.SIGTERM, lambda *unused: os.write(told, b"x"))
+    try:
+        result = run(HttpCheck(url=app.url, timeout_s=2))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        gate.set()
+    os.close(told)
+    assert os.read(ran, 1) == b""
+    os.close(ran)
+    assert (result.status, result.reason) == ("error", "the process that asks ended without a word")
 
 
 def test_many_requests_leave_no_process_and_no_descriptor_behind(app: Seen) -> None:

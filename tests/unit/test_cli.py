@@ -298,7 +298,7 @@ def test_each_verdict_has_its_exit_status(verdict: str, status: int) -> None:
         (errors.ConfigError("x"), 2),
         (errors.HostError("x"), 4),
         (errors.BusyError("x"), 7),
-        (errors.InterruptedRun("x"), 8),
+        (errors.InterruptedRun("x", by_signal=True), 8),
         (KeyboardInterrupt(), 8),
         (PermissionError(13, "Permission denied", "/b"), 4),
         (ZeroDivisionError("x"), 1),
@@ -399,7 +399,9 @@ def test_a_signal_ends_all_of_it_but_a_time_limit_only_one_database(
 
     def backup(request: Any, progress: object) -> Report:
         seen.append(request.target.database)
-        raise errors.InterruptedRun(f"The backup was ended by {cause}")
+        raise errors.InterruptedRun(
+            f"The backup was ended by {cause}", by_signal=cause.startswith("the signal")
+        )
 
     monkeypatch.setattr(commands, "backup", backup)
     assert Printed(capsys, "--config", two, "backup").status == 8
@@ -602,7 +604,7 @@ def test_a_display_that_fails_does_not_end_the_run(
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """The command as a process, by its launcher."""
     return subprocess.run(
-        [str(ROOT / "bin" / "firedrill"), *words],
+        [str(ROOT / "firedrill"), *words],
         check=False,
         text=True,
         capture_output=True,
@@ -612,7 +614,7 @@ def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 def test_the_launcher_of_a_checkout_runs_the_command_from_anywhere(tmp_path: Path) -> None:
     link = tmp_path / "firedrill"
-    link.symlink_to(ROOT / "bin" / "firedrill")
+    link.symlink_to(ROOT / "firedrill")
     done = subprocess.run(
         [str(link), "--version"], check=False, capture_output=True, text=True, cwd=tmp_path
     )
@@ -627,22 +629,10 @@ def test_root_imports_nothing_from_the_directory_it_stands_in(tmp_path: Path) ->
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_engines_directory_runs_by_itself_under_any_name(tmp_path: Path) -> None:
-    (tmp_path / "firedrill_engine").symlink_to(ROOT / "plugins" / "module_utils" / "_engine")
-    done = subprocess.run(
-        [sys.executable, "-B", "-m", "firedrill_engine", "--version"],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert (done.returncode, done.stdout) == (0, f"firedrill {__version__}\n")
-
-
 def test_a_reader_that_leaves_early_is_no_error(sets: Path) -> None:
     for number in range(2000):
         (sets / f"shop_20260219_{number:06}.dump").write_bytes(b"x")
-    line = f"'{ROOT}/bin/firedrill' list --backup-dir '{sets}' | head -n1; exit ${{PIPESTATUS[0]}}"
+    line = f"'{ROOT}/firedrill' list --backup-dir '{sets}' | head -n1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("SET ")
@@ -651,7 +641,7 @@ def test_a_reader_that_leaves_early_is_no_error(sets: Path) -> None:
 def test_output_that_cannot_be_written_is_an_error(sets: Path) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [str(ROOT / "bin" / "firedrill"), "list", "--json", "--backup-dir", str(sets)],
+            [str(ROOT / "firedrill"), "list", "--json", "--backup-dir", str(sets)],
             check=False,
             stdout=full,
             stderr=subprocess.PIPE,

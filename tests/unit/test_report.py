@@ -318,7 +318,7 @@ def test_drills_that_end_at_once_each_get_an_entry_of_their_own(tmp_path: Path) 
     found: list[str] = []
     threads = [
         threading.Thread(target=lambda: found.append(records.append_record(path, drill())))
-        for _ in range(12)
+        for unused_thread in range(12)
     ]
     for thread in threads:
         thread.start()

@@ -232,9 +232,8 @@ def _settled(
         if not starting or time.monotonic() + _POLL_PAUSE_S > deadline:
             break
         time.sleep(_POLL_PAUSE_S)
-    if trouble:
-        raise trouble
-    assert answer is not None
+    if answer is None:
+        raise trouble or TargetError("It was not asked")
     status, reason = judge(check, answer)
     if status == "failed" and (starting or answer.kind == "timeout"):
         reason += f", for {human_seconds(_since(began))}"

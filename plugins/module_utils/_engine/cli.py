@@ -85,7 +85,8 @@ class _Screen:
     def _out(self, text: str) -> None:
         """To standard output. Whoever reads it may have left; what is being done goes on all the same."""
         try:
-            print(text, flush=True)
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
         except (OSError, ValueError) as error:
             # What Python still holds would fail once more when it ends.
             with contextlib.suppress(OSError, ValueError):
@@ -97,7 +98,8 @@ class _Screen:
 
     def _err(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
-            print(printable(text), file=sys.stderr, flush=True)
+            sys.stderr.write(printable(text) + "\n")
+            sys.stderr.flush()
 
     def _json(self, document: Any) -> None:
         self._out(json.dumps(document, indent=1))
@@ -122,7 +124,8 @@ class _Screen:
             return
         report = outcome.report
         if report is None:
-            before = f"{outcome.document['name']}: " if self.several else ""
+            name = outcome.document["name"]
+            before = f"{name}: " if self.several and name else ""
             self._err(f"firedrill: {before}{outcome.error}")
             return
         for warning in report.warnings:
@@ -299,7 +302,3 @@ class _Moving:
     def _unharmed() -> contextlib.AbstractContextManager[None]:
         # A terminal that goes away in the middle of a restore must not end the restore.
         return contextlib.suppress(Exception)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

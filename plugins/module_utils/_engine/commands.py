@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from .config import DEFAULT_PATH, Section, load_config
 from .drill import drill
@@ -29,7 +29,7 @@ from .vault import Vault
 from .verify import verify
 
 #: Opens a display for one run; takes what the run is called.
-Watch = Callable[[str], "AbstractContextManager[Progress | None]"]
+Watch = Callable[[str], AbstractContextManager[Optional[Progress]]]
 #: A run with its name; it makes its request when its turn comes and takes the display.
 _Task = tuple[str, Callable[[Any], Report]]
 
@@ -247,7 +247,7 @@ class Command:
             return success(report), False
         except InterruptedRun as error:
             # The time limit is each database's own.
-            return failure(error, self.name, label), " by the signal " in error.what
+            return failure(error, self.name, label), error.by_signal
         except (KeyboardInterrupt, Signalled) as error:
             return failure(error, self.name, label), True
         except Exception as error:  # noqa: BLE001 -- a person gets one line, the next database its turn

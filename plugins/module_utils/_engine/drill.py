@@ -76,6 +76,7 @@ class _Findings:
     path: str = ""
     rto_s: float = 0.0
     restored_at: str = ""
+    warnings: list[str] = field(default_factory=list)
     broken: tuple[str, str] | None = None
 
 
@@ -142,6 +143,8 @@ def _drill_set(access: Access, request: DrillRequest, found: _Findings) -> None:
         found.broken = ("not_tested", str(error))
         return
     found.set_name, found.path = recovery_set.name, str(recovery_set.path)
+    if request.source == "latest":
+        found.warnings += vault.passed_over(recovery_set, database)
     with run.phase("check set"):
         manifest = _examine(access, recovery_set)
     found.rows = manifest.evidence.counts()
@@ -302,6 +305,7 @@ def _outcome(access: Access, request: DrillRequest, found: _Findings) -> Report:
         set_name=found.set_name,
         verdict=verdict,
         phases=dict(access.run.phases),
+        warnings=found.warnings,
         details={
             "at": iso(utc_now()),
             "reason": reason,

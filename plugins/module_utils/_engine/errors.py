@@ -60,7 +60,11 @@ class MismatchError(FiredrillError):
 
 
 class InterruptedRun(FiredrillError):
-    """A signal or the time limit ended the run."""
+    """A signal, or with `by_signal` false the time limit, ended the run."""
+
+    def __init__(self, what: str, *, by_signal: bool, state: str = "", todo: str = "") -> None:
+        self.by_signal = by_signal
+        super().__init__(what, state=state, todo=todo)
 
 
 class RefusedError(FiredrillError):

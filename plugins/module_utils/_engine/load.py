@@ -118,4 +118,9 @@ def run_scripts(access: Access, name: str, scripts: Sequence[tuple[str, bytes]])
     :raises ToolError: at the first error.
     """
     for label, text in scripts:
-        access.programs.run_sql(name, text, label)
+        try:
+            access.programs.run_sql(name, text, label)
+        except ToolError as error:
+            raise ToolError(
+                f"post_sql: {error.what}", todo=f"Correct {label}, then run this again"
+            ) from error

@@ -109,7 +109,10 @@ class Manifest:
                     f"The manifest {label} was edited or damaged: its checksum is wrong",
                     todo="Bring the original file back; `verify: false` restores the dump without it",
                 )
-            return typing.cast(Manifest, _build(Manifest, content))
+            manifest = typing.cast(Manifest, _build(Manifest, content))
+            # A time that cannot be read would break every list that this set stands in.
+            parse_time(manifest.created_at)
+            return manifest
         except (ValueError, TypeError, KeyError) as error:
             raise SetError(
                 f"The manifest {label} cannot be read ({error})",

@@ -73,7 +73,7 @@ def failure(error: BaseException, action: str = "", label: str = "") -> Outcome:
     :param label: what it was done to: a database of the settings, a set, a directory.
     """
     if isinstance(error, (KeyboardInterrupt, Signalled)):
-        error = InterruptedRun("It was ended by a signal", todo="Run it again")
+        error = InterruptedRun("It was ended by a signal", by_signal=True, todo="Run it again")
     if isinstance(error, FiredrillError):
         status, words = _status(error), str(error)
     elif isinstance(error, OSError) and error.strerror:

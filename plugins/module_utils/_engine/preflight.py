@@ -67,6 +67,8 @@ def check_magic(recovery_set: RecoverySet) -> None:
         raise SetError(f"{recovery_set.path} cannot be read: {error.strerror}") from error
     if start.startswith(MAGIC):
         return
+    if not start:
+        raise SetError(f"{recovery_set.path} is empty", todo="Use another set")
     if start.lstrip().startswith(_TEXT_STARTS):
         raise SetError(
             f"{recovery_set.path} is a plain SQL file, not a dump in custom format",
@@ -95,15 +97,24 @@ def examine_set(
                 "a dump cannot go back to an older major version",
                 todo=f"Restore it on a server of version {manifest.source.major} or newer",
             )
-    with recovery_set.path.open("rb") as archive:
-        contents = access.programs.contents(archive)
-        access.programs.read_whole(archive)
+    try:
+        with recovery_set.path.open("rb") as archive:
+            contents = access.programs.contents(archive)
+            access.programs.read_whole(archive)
+    except SetError as error:
+        raise SetError(
+            f"{recovery_set.path}: {error.what}",
+            todo=error.todo or "Use another set, or another copy of this one",
+        ) from error
     if manifest:
         lost = missing_tables(
             manifest.evidence, contents, excluding=bool(manifest.excluded_table_data)
         )
         if lost:
-            raise SetError(f"The archive lacks tables of its manifest: {', '.join(lost[:10])}")
+            raise SetError(
+                f"{recovery_set.path} lacks tables of its manifest: {', '.join(lost[:10])}",
+                todo="Use another set",
+            )
     return manifest, contents
 
 

@@ -35,7 +35,7 @@ from .roles import create_roles
 from .run import Progress, Run
 from .server import Session
 from .swap import beside
-from .vault import RecoverySet, Vault
+from .vault import RecoverySet, Vault, sha256_of
 
 METHODS = ("swap", "replace")
 
@@ -76,6 +76,13 @@ def restore(request: RestoreRequest, progress: Progress | None = None) -> Report
             return _Restore(access, request).run()
 
 
+def _digest(recovery_set: RecoverySet) -> str:
+    """The SHA-256 of the dump, by which the journal knows it."""
+    if recovery_set.manifest:
+        return recovery_set.manifest.dump.sha256
+    return sha256_of(recovery_set.path)
+
+
 class _Restore:
     """One restore that holds the lock."""
 
@@ -88,6 +95,7 @@ class _Restore:
         self._journal = Journal(request.directory, access.container.name, self._database)
         self._notes: list[str] = []
         self._details: dict[str, Any] = {}
+        self._rows_after: dict[str, int] | None = None
 
     def run(self) -> Report:
         request, run = self._request, self._run
@@ -96,6 +104,8 @@ class _Restore:
             if killed and not request.check:
                 self._notes += settle(self._access, self._journal)
             recovery_set = self._vault.resolve(request.source, self._database)
+            if request.source == "latest":
+                self._notes += self._vault.passed_over(recovery_set, self._database)
             present = self._already_there(recovery_set)
             if present and not request.force:
                 return self._unchanged(recovery_set, present)
@@ -117,7 +127,7 @@ class _Restore:
                 container=self._access.container.name,
                 database=self._database,
                 set_name=recovery_set.name,
-                sha256=plan.manifest.dump.sha256 if plan.manifest else "",
+                sha256=_digest(recovery_set),
                 live_oid=plan.live_oid or 0,
             )
         )
@@ -157,17 +167,18 @@ class _Restore:
 
     def _already_there(self, recovery_set: RecoverySet) -> Entry | None:
         last = self._journal.last()
-        manifest = recovery_set.manifest
-        if not (last and manifest and last.action == "restore" and last.step == "done"):
+        if not (last and last.action == "restore" and last.step == "done"):
             return None
-        if last.sha256 != manifest.dump.sha256:
+        if self._request.verify and not recovery_set.manifest:
+            return None
+        if last.sha256 != _digest(recovery_set):
             return None
         with self._access.server.maintenance(self._database) as session:
             return last if database_oid(session, self._database) == last.new_oid else None
 
     def _unchanged(self, recovery_set: RecoverySet, entry: Entry) -> Report:
-        manifest = recovery_set.require_manifest()
-        before = manifest.evidence.counts()
+        manifest = recovery_set.manifest
+        before = manifest.evidence.counts() if manifest else {}
         now = collect(self._access.server, self._database, "counts").counts()
         moved = [
             f"{label} {before.get(label, 0)} -> {now.get(label, 0)}"
@@ -181,6 +192,8 @@ class _Restore:
             if moved
             else "; no table has other counts now"
         )
+        if not manifest or manifest.evidence.level == "none":
+            since = "; the set has no evidence that would show what was written since"
         return self._outcome(
             recovery_set,
             changed=False,
@@ -217,18 +230,17 @@ class _Restore:
         if not self._request.keep_previous and self._request.safety_dump:
             entry = self._safety_dump(entry)
         properties = self._properties(plan)
-        new_name = beside(self._database, "restore")
-        entry = self._journal.write(entry, new_name=new_name)
         with access.server.maintenance(self._database) as session:
+            new_name = beside(session, self._database, "restore")
+            entry = self._journal.write(entry, new_name=new_name)
             try:
                 self._create_roles(session, plan)
                 oid = create_database(session, new_name, properties)
                 entry = self._journal.write(entry, step="created", new_oid=oid)
                 comparison = self._fill(new_name, plan, properties, session)
                 entry = self._journal.write(entry, step="stopping", stopped=plan.running_services)
-                entry, troubles = cut_over(
-                    access, self._journal, entry, session, aside=beside(self._database, "before")
-                )
+                aside = beside(session, self._database, "before")
+                entry, troubles = cut_over(access, self._journal, entry, session, aside=aside)
                 self._notes += troubles
             except BaseException:
                 self._drop_copy(session, new_name, entry)
@@ -289,11 +301,8 @@ class _Restore:
                 with run.phase("downtime"):
                     troubles = services.start(access.containers, entry.stopped)
                 self._notes += troubles
-                run.state += (
-                    "; the application was started again"
-                    if not troubles
-                    else f"; {'; '.join(troubles)}"
-                )
+                if entry.stopped:
+                    run.state += "; " + ("; ".join(troubles) or "the application was started again")
             else:
                 names = [access.containers.name_of(ident) for ident in entry.stopped]
                 run.state += f"; {', '.join(names) or 'the application'} stays stopped until a restore succeeds"
@@ -387,6 +396,10 @@ class _Restore:
         if plan.scripts:
             with run.phase("post_sql"):
                 run_scripts(access, name, plan.scripts)
+        if plan.scripts or not comparison.compared:
+            # The set does not say what is there now.
+            with run.phase("count"):
+                self._rows_after = collect(access.server, name, "counts").counts()
         with run.phase("analyze"):
             refused = apply_properties(session, name, properties)
             if refused:
@@ -404,11 +417,6 @@ class _Restore:
     # -- the report --------------------------------------------------------------------------------
 
     def _report(self, plan: Plan, comparison: Comparison) -> Report:
-        after = (
-            collect(self._access.server, self._database, "counts").counts()
-            if not plan.manifest
-            else {}
-        )
         equal = (
             f"{comparison.compared} tables equal to the manifest"
             if comparison.compared
@@ -426,7 +434,7 @@ class _Restore:
             ),
             plan=plan,
             rows_before=plan.rows_live,
-            rows_after=plan.rows_set or after,
+            rows_after=plan.rows_set if self._rows_after is None else self._rows_after,
         )
 
     def _outcome(

@@ -56,7 +56,7 @@ def _roll_back(access: Access, request: RestoreRequest) -> Report:
         if request.check:
             msg = f'Would swap "{previous}" back in and keep the present one'
             return _report(access, last, msg, notes, True)
-        aside = beside(database, "undone")
+        aside = beside(session, database, "undone")
         entry = journal.write(
             Entry(
                 run=run.id,

@@ -80,6 +80,7 @@ class Run:
         self._progress = progress
         self._phase = ""
         self._cause = ""
+        self._by_signal = False
         self._handlers: dict[int, object] = {}
         self._counter = 0
 
@@ -120,6 +121,7 @@ class Run:
         if isinstance(error, Signalled):
             raise InterruptedRun(
                 f"The {self.action} was ended by {self._cause}",
+                by_signal=self._by_signal,
                 state=self.state,
                 todo="Run it again",
             ) from None
@@ -131,6 +133,7 @@ class Run:
         if number == signal.SIGALRM:
             self._cause = f"its time limit of {self._timeout_s:g} s"
         else:
+            self._by_signal = True
             self._cause = f"the signal {signal.Signals(number).name}"
         raise Signalled
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -86,7 +87,10 @@ def _await_final_server(access: Access) -> None:
     in_time = wait_until(ready, _READY_WAIT_S)
     if in_time and not gone:
         return
-    last = access.containers.logs(access.container.id).splitlines()[-3:]
+    lines = access.containers.logs(access.container.id, 50).splitlines()
+    # The entrypoint's own last words do not say why.
+    last = [line for line in lines if re.search(r"\b(FATAL|PANIC|[Ee]rror):", line)] or lines
+    last = last[-3:]
     what = "ended" if gone else f"was not ready within {_READY_WAIT_S:.0f} s"
     raise HostError(
         f"The throwaway server of the drill {what}: {' | '.join(last) or 'it logged nothing'}",

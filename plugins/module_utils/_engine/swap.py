@@ -22,20 +22,23 @@ _PAUSE_S = 0.02
 _NAME_BYTES = 63
 
 
-def beside(database: str, word: str) -> str:
-    """A name for a database beside `database`, e.g. `app_before_20260219_020000`, at most 63 bytes long."""
-    suffix = f"_{word}_{utc_now().strftime('%Y%m%d_%H%M%S')}"
-    base = database.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore")
-    return base + suffix
+def beside(session: Session, database: str, word: str) -> str:
+    """A free name for a database beside `database`, e.g. `app_before_20260219_020000`, at most 63 bytes long."""
+    first = suffix = f"_{word}_{utc_now().strftime('%Y%m%d_%H%M%S')}"
+    number = 1
+    while True:
+        base = database.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore")
+        if database_oid(session, base + suffix) is None:
+            return base + suffix
+        number += 1
+        suffix = f"{first}_{number}"
 
 
 @contextmanager
-def _emptied(access: Access, oid: int) -> Iterator[None]:
-    """Ends every session of one database again and again while the block runs; no other's."""
+def _emptied(access: Access, oid: int, place: str) -> Iterator[None]:
+    """Ends every session of one database from another one, `place`, again and again while the block runs."""
     gate = threading.Event()
-    session = access.server.connect(
-        "template1" if access.target.database == "postgres" else "postgres"
-    )
+    session = access.server.connect(place)
 
     def end_sessions() -> None:
         while not gate.is_set():
@@ -69,7 +72,7 @@ def exchange(access: Access, session: Session, *, live: str, aside: str, incomin
     if oid is None:
         session.execute(composed("ALTER DATABASE {} RENAME TO {}", incoming, live))
         return
-    with _emptied(access, oid):
+    with _emptied(access, oid, session.database):
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with session.transaction():
@@ -79,7 +82,11 @@ def exchange(access: Access, session: Session, *, live: str, aside: str, incomin
                 return
             except ServerError as error:
                 # 55006: somebody is connected; 55P03: the lock was not to be had in time.
-                if error.sqlstate not in ("55006", "55P03") or attempt == _ATTEMPTS:
+                if error.sqlstate not in ("55006", "55P03"):
+                    raise TargetError(
+                        f"The databases could not be swapped: {error.what}", todo="Run this again"
+                    ) from error
+                if attempt == _ATTEMPTS:
                     raise TargetError(
                         f"The databases could not be swapped after {attempt} attempts: {error.what}",
                         todo="Stop what keeps connecting (stop_services), then run this again",

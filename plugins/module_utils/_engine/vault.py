@@ -58,7 +58,11 @@ class RecoverySet:
         if found:
             with contextlib.suppress(ValueError):
                 return parse_time(found["stamp"])
-        return datetime.fromtimestamp(self.path.stat().st_mtime, timezone.utc)
+        try:
+            return datetime.fromtimestamp(self.path.stat().st_mtime, timezone.utc)
+        except OSError:
+            # Removed since it was listed.
+            return datetime.fromtimestamp(0, timezone.utc)
 
     def files(self) -> list[Path]:
         """The files of the set that are there, the manifest first."""
@@ -276,6 +280,17 @@ class Vault:
             state="Nothing was changed",
             todo="Is it the right directory? `firedrill list` shows what is there",
         )
+
+    def passed_over(self, taken: RecoverySet, database: str) -> list[str]:
+        """In words: newer dumps of the database that `latest` does not mean, for want of a good manifest."""
+        prefix = f"{file_base(database)}_"
+        return [
+            f"{other.path.name} is newer than {taken.name}, but {other.problem}"
+            for other in self.everything()
+            if not other.manifest
+            and other.created > taken.created
+            and other.name.startswith(prefix)
+        ]
 
     @staticmethod
     def _of_file(path: Path) -> RecoverySet:

@@ -18,7 +18,7 @@ from .model import Report, Target, human_bytes, human_seconds
 from .programs import Programs, outdated
 from .run import Progress, Run
 from .server import Server
-from .vault import RecoverySet, Vault, file_base
+from .vault import RecoverySet, Vault
 
 #: What a check without a restore can say. Only a drill says `pass`.
 VERDICTS = ("intact", "backup_bad", "partial", "not_tested")
@@ -53,18 +53,8 @@ def verify(
         if found is None:
             found = vault.resolve(request.source, database)
             if request.source == "latest":
-                passed_over = _passed_over(vault, found, database)
+                passed_over = vault.passed_over(found, database)
         return _Verification(run, request, found, passed_over).report()
-
-
-def _passed_over(vault: Vault, found: RecoverySet, database: str) -> list[str]:
-    """Warnings about newer dumps that `latest` does not mean, since no manifest vouches for them."""
-    prefix = f"{file_base(database)}_"
-    return [
-        f"{other.path.name} is newer, but {other.problem}"
-        for other in vault.everything()
-        if not other.manifest and other.created > found.created and other.name.startswith(prefix)
-    ]
 
 
 class _Verification:
@@ -173,7 +163,7 @@ class _Verification:
         return programs, programs.version()
 
     def _reading(self, containers: Containers, container: Container) -> Programs:
-        return _ReadingOnly(
+        return Programs(
             containers, self._run, Server(containers, self._run, container, self._request.target)
         )
 
@@ -202,13 +192,6 @@ class _Verification:
                 f"{refusal.what}: read with the image that made the dump ({source.image})"
             )
         return programs, version
-
-
-class _ReadingOnly(Programs):
-    """Programs that never ask a server, so its absence is no excuse for an archive that does not read."""
-
-    def _server_lives(self) -> bool:
-        return True
 
 
 def _major(version: str) -> int:
