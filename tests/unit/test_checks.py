@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import json
 import os
@@ -526,10 +527,12 @@ def test_a_port_where_nothing_listens_yet_is_asked_again() -> None:
         time.sleep(1.2)
         listener.bind(("127.0.0.1", port))
         listener.listen()
-        client, unused_address = listener.accept()
-        client.recv(10_000)
-        client.sendall(b"HTTP/1.0 204 No Content\r\n\r\n")
-        client.close()
+        listener.settimeout(10)
+        with contextlib.suppress(socket.timeout):
+            client, unused_address = listener.accept()
+            client.recv(10_000)
+            client.sendall(b"HTTP/1.0 204 No Content\r\n\r\n")
+            client.close()
 
     thread = threading.Thread(target=come_up)
     thread.start()

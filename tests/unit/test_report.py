@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import threading
+import time
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -383,6 +384,8 @@ def test_an_editor_that_saves_by_renaming_does_not_swallow_the_entry(tmp_path: P
         fcntl.flock(file, fcntl.LOCK_EX)
         thread = threading.Thread(target=records.append_record, args=(path, drill()))
         thread.start()
+        # It opens the old file, and waits for the lock.
+        time.sleep(0.3)
         (tmp_path / "new").write_text("# Saved by the editor\n")
         (tmp_path / "new").rename(path)
     thread.join()
