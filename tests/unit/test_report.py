@@ -424,7 +424,7 @@ def test_a_log_with_anything_in_it_can_be_read(tmp_path: Path) -> None:
     path.write_bytes(b'\xff\xfe\x00\n[1]\n"x"\n\n' + b"[" * 200_000 + b'\n{"action": "drill"}\n')
     assert records.read_log(path) == [{"action": "drill"}]
     assert records.last_drills(path) == {}
-    assert records.last_passed(path) == ""
+    assert records.passed_sets(path) == set()
     with pytest.raises(HostError):
         records.read_log(tmp_path)
 
@@ -449,25 +449,26 @@ def test_the_last_drill_of_each_set_is_the_one_that_counts(tmp_path: Path) -> No
     }
 
 
-def test_the_last_passed_set_is_the_newest_one_and_not_the_one_drilled_last(tmp_path: Path) -> None:
+def test_a_set_that_passed_stays_passed_when_a_later_drill_had_trouble_of_its_own(
+    tmp_path: Path,
+) -> None:
     path = log(
         tmp_path / "log",
         ("z_20261102_020000", "pass"),
         ("z_20261102_020000", "environment"),
         ("a_20261101_020000", "pass"),
     )
-    assert records.last_passed(path) == "z_20261102_020000"
     assert records.passed_sets(path) == {"z_20261102_020000", "a_20261101_020000"}
 
 
 def test_a_set_that_was_found_bad_since_has_not_passed(tmp_path: Path) -> None:
     path = log(tmp_path / "log", ("a_20261101_020000", "pass"), ("a_20261102_020000", "pass"))
     log(path, ("a_20261102_020000", "backup_bad"))
-    assert records.last_passed(path) == "a_20261101_020000"
+    assert records.passed_sets(path) == {"a_20261101_020000"}
 
 
 def test_a_drill_of_the_live_database_says_nothing_of_a_set(tmp_path: Path) -> None:
     path = tmp_path / "log"
     records.append_json(path, drill(details={"target": "live"}))
-    assert records.last_passed(path) == ""
+    assert records.passed_sets(path) == set()
     assert records.last_drills(path) == {}

@@ -326,20 +326,3 @@ def passed_sets(log_file: Path) -> set[str]:
         elif entry.get("verdict") == "backup_bad":
             passed.discard(name)
     return passed
-
-
-def last_passed(log_file: Path) -> str:
-    """The newest of passed_sets() by the moment in its name; "" when there is none."""
-    return max(passed_sets(log_file), key=_age_key, default="")
-
-
-def _drills(log_file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for entry in read_log(log_file):
-        name = entry.get("set_name")
-        if entry.get("action") == "drill" and entry.get("target") != "live" and name:
-            yield str(name), entry
-
-
-def _age_key(name: str) -> tuple[str, int, str]:
-    found = re.search(r"_(\d{8}_\d{6})(?:_(\d+))?$", name)
-    return (found.group(1), int(found.group(2) or 1), name) if found else ("", 0, name)
