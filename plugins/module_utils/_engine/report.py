@@ -326,3 +326,10 @@ def passed_sets(log_file: Path) -> set[str]:
         elif entry.get("verdict") == "backup_bad":
             passed.discard(name)
     return passed
+
+
+def _drills(log_file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for entry in read_log(log_file):
+        name = entry.get("set_name")
+        if entry.get("action") == "drill" and entry.get("target") != "live" and name:
+            yield str(name), entry
