@@ -1,0 +1,133 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A restore where the server's disk is too small: seen before anything starts, or met in the middle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from restoring import start_app, started_at
+from servers import Postgres, bulk, docker, own_containers, remove, start_postgres
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import preflight
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    HostError,
+    RefusedError,
+)
+
+pytestmark = pytest.mark.integration
+
+_DISK_MB = 100
+_TABLE_MB = 25
+#: The copy of a database has 7 MB of catalogs besides its table.
+_FREE_MB = 16
+
+
+@dataclass
+class Small:
+    """A server with room for one copy of its database `shop`, not for two; and an application."""
+
+    server: Postgres
+    directory: Path
+    application: str
+    original: str = ""
+
+    def data(self) -> str:
+        return self.server.sql("SELECT count(*), sum(length(body)) FROM bulk", "shop")
+
+    def free_mb(self) -> float:
+        blocks = docker("exec", self.server.name, "stat", "-f", "-c", "%a %S", "/small").split()
+        return int(blocks[0]) * int(blocks[1]) / 1e6
+
+    def fill(self) -> None:
+        """Leaves _FREE_MB of the disk."""
+        # What the server still has in memory only comes to the disk now.
+        self.server.sql("CHECKPOINT")
+        file = f"of=/small/ballast{self.free_mb():.0f}"
+        count = f"count={self.free_mb() - _FREE_MB:.0f}"
+        docker("exec", self.server.name, "dd", "if=/dev/zero", file, "bs=1000000", count)
+
+    def names(self) -> list[str]:
+        return [name for name in self.server.names() if "shop" in name]
+
+
+@pytest.fixture(scope="module")
+def small(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
+    # The log of transactions lies elsewhere: the data has to meet the limit first, every time.
+    disk = ("--tmpfs", f"/small:size={_DISK_MB}m,mode=1777")
+    places = ("-e", "PGDATA=/small/data", "-e", "POSTGRES_INITDB_WALDIR=/wal")
+    server = start_postgres(image, *disk, *places)
+    application = start_app(image)
+    server.create("shop", bulk(_TABLE_MB))
+    directory = tmp_path_factory.mktemp("small") / "sets"
+    server.backup(directory, "shop")
+    small = Small(server, directory, application)
+    small.original = small.data()
+    small.fill()
+    yield small
+    remove(server.name)
+    remove(application)
+
+
+def test_a_restore_that_does_not_fit_is_refused_with_the_numbers(small):
+    before = small.data(), started_at(small.application)
+    with pytest.raises(RefusedError) as failure:
+        small.server.restore(small.directory, "shop", stop_services=(small.application,))
+    said = str(failure.value)
+    numbers = re.search(r"has ([\d.]+) MB free and the restore needs about ([\d.]+) MB", said)
+    assert numbers, said
+    free, needed = map(float, numbers.groups())
+    assert abs(free - small.free_mb()) < 1
+    assert needed > _TABLE_MB > free
+    assert "method: replace" in said
+    assert "Nothing was changed" in said
+    assert (small.data(), started_at(small.application)) == before
+    assert small.names() == ["shop"]
+    assert [path.name for path in small.directory.glob("*.journal")] == []
+
+
+def test_a_disk_that_fills_up_in_a_load_costs_the_copy_and_nothing_else(small, monkeypatch):
+    monkeypatch.setattr(preflight, "_ROOM_FACTOR", 0)
+    before = small.data(), started_at(small.application), small.server.started()
+    with pytest.raises(HostError) as failure:
+        small.server.restore(small.directory, "shop", stop_services=(small.application,))
+    said = str(failure.value)
+    assert "disk of the database is full" in said
+    assert "could not extend file" in said
+    assert "live database was not touched" in said
+    assert "Free some disk space" in said
+    assert (small.data(), started_at(small.application), small.server.started()) == before
+    assert small.names() == ["shop"]
+    assert small.free_mb() > _FREE_MB - 2
+    assert own_containers() == []
+
+
+def test_replace_needs_no_room_for_two_copies(small):
+    small.server.sql("DELETE FROM bulk WHERE id % 2 = 0", "shop")
+    small.server.restore(small.directory, "shop", method="replace", force=True)
+    assert small.data() == small.original
+    assert small.names() == ["shop"]
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_in_a_replace_brings_back_what_was_there(small, monkeypatch):
+    monkeypatch.setattr(preflight, "_ROOM_FACTOR", 0)
+    small.server.sql("TRUNCATE bulk; INSERT INTO bulk (body) VALUES ('the last row')", "shop")
+    small.fill()
+    before = small.data()
+    request = {"method": "replace", "force": True, "stop_services": (small.application,)}
+    with pytest.raises(HostError) as failure:
+        small.server.restore(small.directory, "shop", **request)
+    said = str(failure.value)
+    assert "disk of the database is full" in said
+    assert "put back" in said
+    assert "application was started again" in said
+    assert small.data() == before
+    assert small.names() == ["shop"]
+    assert docker("inspect", "-f", "{{.State.Running}}", small.application) == "true"

@@ -1,0 +1,349 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Drills of a set in a throwaway server: what they prove, what they blame, and that production sees nothing of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import (
+    LABEL,
+    RICH,
+    Postgres,
+    docker,
+    own_containers,
+    own_volumes,
+    remove,
+    start_postgres,
+)
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import (
+    DrillRequest,
+    drill,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import BusyError
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import Manifest
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    Assertion,
+    Freshness,
+    HttpCheck,
+    Report,
+)
+
+pytestmark = pytest.mark.integration
+
+#: A role with a password that owns something, and settings that would break a load that came after them.
+_OWNED = """
+CREATE ROLE keeper LOGIN PASSWORD 'the keeper''s own';
+CREATE ROLE bystander LOGIN PASSWORD 'nothing to do with it';
+ALTER TABLE audit OWNER TO keeper;
+ALTER DATABASE shop OWNER TO keeper;
+ALTER DATABASE shop SET default_transaction_read_only = on;
+ALTER DATABASE shop SET statement_timeout = 1;
+"""
+_NO_PASSWORDS = (
+    "SELECT count(*) = 0 FROM pg_authid WHERE rolpassword IS NOT NULL AND rolname <> current_user"
+)
+_ASSERTIONS = (
+    Assertion("SELECT count(*) = 500 FROM users", "every user"),
+    Assertion("SELECT current_user = 'boss'", "the same superuser"),
+    Assertion("SELECT count(*) = 1 FROM pg_roles WHERE rolname = 'keeper'", "the owner"),
+    Assertion("SELECT count(*) = 0 FROM pg_roles WHERE rolname = 'bystander'", "no stranger"),
+    Assertion("SELECT count(*) = 0 FROM pg_roles WHERE rolname = 'by_initdb'", "initdb.d masked"),
+    Assertion(_NO_PASSWORDS, "no passwords"),
+    Assertion("SELECT current_setting('fsync') = 'off'", "tuned"),
+    Assertion("SELECT pg_get_userbyid(datdba) = 'keeper' FROM pg_database WHERE datname = 'shop'"),
+)
+
+
+@dataclass
+class Plant:
+    """A production server, and a directory with one set of its database `shop`."""
+
+    server: Postgres
+    directory: Path
+
+    def drill(self, directory: Path, progress: Any = None, **options: Any) -> Report:
+        return drill(DrillRequest(self.server.target("shop"), directory, **options), progress)
+
+    def picture(self) -> tuple[object, ...]:
+        """What a drill must not change."""
+        roles = self.server.sql("SELECT rolname, rolpassword FROM pg_authid ORDER BY 1")
+        return self.server.started(), self.server.names(), roles
+
+
+@pytest.fixture(scope="module")
+def plant(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """Its image brings an initialisation of its own, and its superuser is not called postgres."""
+    directory = tmp_path_factory.mktemp("plant")
+    script = directory / "init.sql"
+    script.write_text("CREATE ROLE postgres SUPERUSER LOGIN; CREATE ROLE by_initdb;")
+    pattern = docker("create", "--label", LABEL, image)
+    docker("cp", str(script), f"{pattern}:/docker-entrypoint-initdb.d/init.sql")
+    own_image = docker("commit", pattern)
+    remove(pattern)
+    server = start_postgres(own_image, "-e", "POSTGRES_USER=boss")
+    server.create("shop", RICH + _OWNED)
+    server.backup(directory / "sets", "shop")
+    yield Plant(server, directory / "sets")
+    remove(server.name)
+    docker("rmi", own_image)
+
+
+@pytest.fixture
+def directory(plant: Plant, sets: Path) -> Path:
+    """A copy of the set, to be damaged."""
+    shutil.copytree(plant.directory, sets)
+    return sets
+
+
+def rewrite(directory: Path, **changes: Any) -> Manifest:
+    """Changes the manifest of the only set, with a checksum that is right."""
+    (path,) = directory.glob("*.json")
+    manifest = replace(Manifest.from_json(path.read_text(), path.name), **changes)
+    path.write_text(manifest.to_json())
+    return manifest
+
+
+def manifest_of(directory: Path) -> Manifest:
+    return rewrite(directory)
+
+
+def check(report: Report, kind: str) -> dict[str, Any]:
+    """The only check of that kind."""
+    (found,) = (entry for entry in report.details["checks"] if entry["kind"] == kind)
+    return found
+
+
+# -- a drill that passes -----------------------------------------------------------------------------
+
+
+@dataclass
+class Passed:
+    """A drill that passed, and what was to be seen while it ran."""
+
+    report: Report
+    record: Path
+    before: tuple[object, ...]
+    after: tuple[object, ...]
+    throwaway: dict[str, Any] = field(default_factory=dict)
+    volumes: list[str] = field(default_factory=list)
+    second: str = ""
+
+
+@pytest.fixture(scope="module")
+def passed(plant: Plant) -> Passed:
+    seen: dict[str, Any] = {}
+
+    def watch(phase: str, *unused_bytes: int) -> None:
+        if phase == "checks" and not seen:
+            (ident,) = own_containers()
+            seen["throwaway"] = json.loads(docker("inspect", ident))[0]
+            seen["volumes"] = own_volumes()
+            with pytest.raises(BusyError) as failure:
+                plant.drill(plant.directory)
+            seen["second"] = str(failure.value)
+
+    record = plant.directory.parent / "log" / "drills.md"
+    before = plant.picture()
+    report = plant.drill(
+        plant.directory,
+        watch,
+        assertions=_ASSERTIONS,
+        freshness=Freshness(3600),
+        record_file=record,
+    )
+    return Passed(report, record, before, plant.picture(), **seen)
+
+
+def test_a_good_set_passes_with_evidence_equal_and_every_assertion_true(passed):
+    report = passed.report
+    assert report.verdict == "pass", report.msg
+    assert report.msg.startswith("pass: ")
+    assert report.set_name in report.msg
+    evidence = check(report, "evidence")
+    assert (evidence["status"], evidence["name"]) == ("ok", "equal")
+    assert report.details["differences"] == []
+    asserted = [c for c in report.details["checks"] if c["kind"] == "assertion"]
+    assert {c["name"]: c["status"] for c in asserted} == {a.label: "ok" for a in _ASSERTIONS}
+    assert check(report, "freshness")["status"] == "ok"
+    assert report.warnings == []
+
+
+def test_a_drill_tells_rows_phases_and_the_measured_rto(passed):
+    report = passed.report
+    assert report.details["rows"]["public.users"] == 500
+    assert report.details["rows"]["public.jobs"] == 2000
+    for phase in ("check set", "start server", "load", "analyze", "evidence", "checks"):
+        assert report.phases[phase] > 0
+    loaded = sum(report.phases[p] for p in ("check set", "start server", "load", "evidence"))
+    assert report.details["rto_s"] >= round(loaded, 1) > 0
+    assert "processors" in report.details["hardware"]
+
+
+def test_production_is_as_it_was_after_a_drill(passed):
+    assert passed.after == passed.before
+
+
+def test_the_throwaway_server_has_no_network_and_no_port_and_is_of_the_same_image(passed, plant):
+    info = passed.throwaway
+    assert info["HostConfig"]["NetworkMode"] == "none"
+    assert not info["HostConfig"]["PortBindings"]
+    assert list(info["NetworkSettings"]["Networks"]) == ["none"]
+    assert info["Image"] == docker("inspect", "-f", "{{.Image}}", plant.server.name)
+    assert not info["HostConfig"]["Privileged"]
+    assert "com.docker.compose.project" not in info["Config"]["Labels"]
+    binds = [mount for mount in info["Mounts"] if mount["Type"] != "tmpfs"]
+    assert [mount["Name"] for mount in binds] == passed.volumes
+
+
+def test_nothing_of_a_drill_is_left(passed):
+    assert len(passed.volumes) == 1
+    assert own_containers() == []
+    assert own_volumes() == []
+    assert docker("network", "ls", "-q", "--filter", "label=firedrill.owner") == ""
+    assert passed.throwaway["Name"].lstrip("/") not in docker("ps", "-a", "--format", "{{.Names}}")
+
+
+def test_a_second_drill_meanwhile_is_told_who_is_at_work(passed):
+    assert f"a drill, process {os.getpid()}" in passed.second
+    assert "shop" in passed.second
+
+
+def test_a_drill_leaves_the_runbooks_entry_and_a_line_for_machines(passed, plant):
+    report = passed.report
+    heading = f"DRILL-{report.details['at'][:10]}"
+    text = passed.record.read_text()
+    assert report.details["record"] == heading
+    assert f"### {heading}: " in text
+    assert "Verdict: pass" in text
+    assert f"{report.set_name}.dump" in text
+    assert "users=500" in text
+    assert "every user: ok" in text or "(every user): ok" in text
+    log = plant.directory / "drills.jsonl"
+    entry = json.loads(log.read_text().splitlines()[0])
+    assert (entry["verdict"], entry["set_name"]) == ("pass", report.set_name)
+    assert entry["rto_s"] == report.details["rto_s"]
+    assert entry["rows"] == report.details["rows"]
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+# -- what is not proven ------------------------------------------------------------------------------
+
+
+def test_what_was_not_checked_is_skipped_with_its_reason_and_never_ok(passed, plant, tmp_path):
+    """No evidence in the set, and an HTTP check that a throwaway server cannot answer."""
+    directory = tmp_path / "bare"
+    plant.server.backup(directory, "shop", evidence="none")
+    report = plant.drill(
+        directory,
+        record_file=passed.record,
+        assertions=_ASSERTIONS[:1],
+        http_checks=(HttpCheck(name="health", service="web", port=80, timeout_s=1),),
+    )
+    assert report.verdict == "partial"
+    evidence, http = check(report, "evidence"), check(report, "http")
+    assert (evidence["status"], http["status"]) == ("skipped", "skipped")
+    assert "evidence" in evidence["reason"]
+    assert "target live" in http["reason"]
+    assert "health" in report.details["reason"]
+    assert report.details["not_compared"]
+    # The second entry of a day has a heading of its own.
+    day = f"DRILL-{report.details['at'][:10]}"
+    assert report.details["record"] == f"{day}-2"
+    text = passed.record.read_text()
+    assert text.count(f"### {day}: ") == 1
+    assert text.count(f"### {day}-2: ") == 1
+    assert "health: skipped" in text
+
+
+def test_without_a_set_nothing_was_tested(plant, tmp_path):
+    report = plant.drill(tmp_path)
+    assert report.verdict == "not_tested"
+    assert str(tmp_path) in report.msg
+    assert report.details["rto_s"] == 0
+
+
+# -- the backup is bad -------------------------------------------------------------------------------
+
+
+def test_a_damaged_set_is_a_bad_backup(plant, directory):
+    (dump,) = directory.glob("*.dump")
+    content = bytearray(dump.read_bytes())
+    content[len(content) // 2] ^= 1
+    dump.write_bytes(content)
+    report = plant.drill(directory)
+    assert report.verdict == "backup_bad"
+    assert dump.name in report.details["reason"]
+    assert "SHA-256" in report.details["reason"]
+    entry = json.loads((directory / "drills.jsonl").read_text().splitlines()[-1])
+    assert entry["verdict"] == "backup_bad"
+
+
+def test_other_rows_than_were_dumped_are_a_bad_backup_and_the_tables_are_named(plant, directory):
+    evidence = manifest_of(directory).evidence
+    changed = {
+        "public.jobs": lambda t: replace(t, rows=t.rows + 1),
+        "public.users": lambda t: replace(t, fingerprint="12345"),
+    }
+    tables = tuple(changed.get(t.label, lambda t: t)(t) for t in evidence.tables)
+    rewrite(directory, evidence=replace(evidence, tables=tables))
+    report = plant.drill(directory)
+    assert report.verdict == "backup_bad"
+    assert check(report, "evidence")["status"] == "failed"
+    found = report.details["differences"]
+    assert len(found) == 2
+    assert any("public.jobs" in d and "2001" in d and "2000" in d for d in found)
+    assert any("public.users" in d for d in found)
+    assert "public.jobs" in report.details["reason"]
+
+
+def test_a_false_assertion_and_an_old_set_are_a_bad_backup_and_both_are_named(plant, directory):
+    rewrite(directory, created_at="2026-01-01T00:00:00Z")
+    report = plant.drill(
+        directory,
+        freshness=Freshness(86400),
+        assertions=(*_ASSERTIONS[:1], Assertion("SELECT count(*) > 500 FROM users", "more users")),
+    )
+    assert report.verdict == "backup_bad"
+    reason = report.details["reason"]
+    assert "more users" in reason
+    assert "2026-01-01" in reason
+    assert "every user" not in reason
+    assert check(report, "evidence")["status"] == "ok"
+
+
+# -- the backup is not to blame ----------------------------------------------------------------------
+
+
+def test_an_assertion_that_cannot_be_asked_does_not_blame_the_backup(plant, directory):
+    wrong = Assertion("SELECT count(*) > 0 FROM no_such_table", "a slip of the pen")
+    report = plant.drill(directory, assertions=(wrong,))
+    assert report.verdict == "environment"
+    assert "a slip of the pen" in report.details["reason"]
+    assert "no_such_table" in report.details["reason"]
+    assert check(report, "assertion")["status"] == "error"
+    assert check(report, "evidence")["status"] == "ok"
+
+
+def test_a_server_that_does_not_start_here_does_not_blame_the_backup(plant, directory):
+    source = manifest_of(directory).source
+    rewrite(directory, source=replace(source, preload_libraries="no_such_library"))
+    before = plant.picture()
+    report = plant.drill(directory)
+    assert report.verdict == "environment"
+    assert "no_such_library" in report.details["reason"]
+    assert report.details["rto_s"] == 0
+    assert plant.picture() == before
+    assert own_containers() == []
+    assert own_volumes() == []

@@ -1,0 +1,139 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A drill that is ended in the middle leaves no container, no volume and no network, then or by the next drill."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from scenes import WAIT_S, words
+from servers import (
+    Postgres,
+    await_that,
+    docker,
+    engine_process,
+    own_containers,
+    own_volumes,
+)
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import (
+    DrillRequest,
+    drill,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import (
+    RUNTIME_DIRECTORY,
+)
+
+pytestmark = pytest.mark.integration
+
+#: In a throwaway server, which runs without fsync, the load of the set never ends.
+_ENDLESS = """
+CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  WHILE pg_catalog.current_setting('fsync') = 'off' LOOP
+    PERFORM pg_catalog.pg_sleep(0.05);
+  END LOOP;
+  RETURN true;
+END $$;
+CREATE TABLE gated (id int CONSTRAINT held CHECK (gate()));
+INSERT INTO gated VALUES (1);
+"""
+_LOADING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND wait_event = 'PgSleep'"
+)
+
+
+@dataclass
+class Plant:
+    server: Postgres
+    directory: Path
+    database: str
+
+    def start(self, progress: str = "None", timeout_s: float = 0) -> subprocess.Popen[str]:
+        """A drill in a process of its own."""
+        return engine_process(f"""
+import signal
+from pathlib import Path
+from _engine import errors, model
+from _engine.drill import DrillRequest, drill
+target = model.Target(database={self.database!r}, container={self.server.name!r})
+try:
+    drill(DrillRequest(target, Path({str(self.directory)!r}), timeout_s={timeout_s}), {progress})
+except errors.FiredrillError as error:
+    raise SystemExit(str(error))
+""")
+
+    def start_endless(self) -> subprocess.Popen[str]:
+        """A drill in a process of its own that is in the middle of its load."""
+        process = self.start()
+        await_that(lambda: _loading(process), "the drill is in the middle of its load", 90)
+        return process
+
+
+def _loading(process: subprocess.Popen[str]) -> bool:
+    assert process.poll() is None, process.communicate()
+    psql = ("psql", "-XqAt", "-U", "postgres", "-c", _LOADING)
+    names = docker("ps", "--format", "{{.Names}}", "--filter", "name=firedrill-drill-").split()
+    ours = [name for name in names if name in own_volumes(process.pid)]
+    return any(docker("exec", name, *psql, check=False) == "1" for name in ours)
+
+
+@pytest.fixture(scope="module")
+def plant(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Plant:
+    database = postgres.create(content=_ENDLESS)
+    directory = tmp_path_factory.mktemp("endless") / "sets"
+    postgres.backup(directory, database)
+    return Plant(postgres, directory, database)
+
+
+@pytest.fixture(autouse=True)
+def production(plant: Plant, clean_up_after: None) -> Iterator[None]:
+    """Whatever ends a drill, production has not seen it."""
+    before = plant.server.started(), plant.server.names()
+    yield
+    assert (plant.server.started(), plant.server.names()) == before
+
+
+def assert_nothing_left(pid: int) -> None:
+    assert own_containers(pid) == []
+    assert own_volumes(pid) == []
+    assert docker("network", "ls", "-q", "--filter", "label=firedrill.owner") == ""
+    marks = [path.read_text() for path in RUNTIME_DIRECTORY.glob("*/owner")]
+    assert [mark for mark in marks if mark.split("/")[1] == str(pid)] == []
+
+
+def test_sigterm_in_the_middle_of_a_drill_leaves_nothing(plant):
+    process = plant.start_endless()
+    assert own_volumes(process.pid)
+    process.terminate()
+    said = words(process)
+    assert "drill" in said
+    assert "SIGTERM" in said
+    assert "Production was not touched" in said
+    assert_nothing_left(process.pid)
+
+
+def test_a_drill_whose_time_is_over_leaves_nothing(plant):
+    # The time limit is moved to the moment at which the load begins.
+    hurry = "lambda phase, *n: phase == 'load' and signal.setitimer(signal.ITIMER_REAL, 1)"
+    process = plant.start(hurry, timeout_s=300)
+    said = words(process)
+    assert "time limit of 300 s" in said
+    assert "Production was not touched" in said
+    assert_nothing_left(process.pid)
+
+
+def test_what_a_killed_drill_left_is_removed_by_the_next_one(plant, tmp_path):
+    process = plant.start_endless()
+    process.kill()
+    process.communicate(timeout=WAIT_S)
+    # Other runs on this host remove it, too, so that it may be gone already.
+    report = drill(DrillRequest(plant.server.target(plant.database), tmp_path))
+    assert report.verdict == "not_tested"
+    assert_nothing_left(process.pid)
