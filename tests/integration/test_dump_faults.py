@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -177,7 +178,7 @@ def test_a_disk_that_fills_up_after_the_dump_leaves_no_half_set(
     filler = small_disk / "filler"
 
     def fill() -> None:
-        with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(4096))
 
