@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -308,9 +308,11 @@ def open_database(postgres: Postgres) -> Iterator[tuple[str, str]]:
     database = postgres.create(content=OPEN)
     role = f"mallory_{database}"
     postgres.sql(f"CREATE ROLE {role}; CREATE ROLE {role}_admin SUPERUSER")
-    yield database, role
-    postgres.sql(f'DROP DATABASE "{database}" WITH (FORCE)')
-    postgres.sql(f"DROP ROLE {role}; DROP ROLE {role}_admin")
+    try:
+        yield database, role
+    finally:
+        postgres.sql(f'DROP DATABASE "{database}" WITH (FORCE)')
+        postgres.sql(f"DROP ROLE {role}; DROP ROLE {role}_admin")
 
 
 @contextmanager
@@ -322,8 +324,9 @@ def desk_in(postgres: Postgres, database: str, role: str) -> Iterator[Desk]:
 @pytest.fixture
 def desk(postgres: Postgres) -> Iterator[Desk]:
     """A desk in a database of the test's own."""
-    with open_database(postgres) as (database, role), desk_in(postgres, database, role) as found:
-        yield found
+    with ExitStack() as stack:
+        database, role = stack.enter_context(open_database(postgres))
+        yield stack.enter_context(desk_in(postgres, database, role))
 
 
 @pytest.fixture(scope="module")
