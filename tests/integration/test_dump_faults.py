@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,7 +214,7 @@ def test_a_session_that_an_administrator_ends_leaves_no_file(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         f" WHERE datname = '{bulky}' AND application_name = 'firedrill'"
     )
-    with pytest.raises(FiredrillError, match="terminating connection") as caught:
+    with pytest.raises(FiredrillError, match="went away") as caught:
         dump(postgres, sets, bulky, {"dump": lambda: postgres.sql(end_all)})
     assert "No file was written" in str(caught.value)
     assert no_trace(sets)
@@ -222,9 +223,10 @@ def test_a_session_that_an_administrator_ends_leaves_no_file(
 def test_a_pg_dump_that_is_killed_is_said_and_leaves_no_file(
     postgres: Postgres, bulky: str, sets: Path
 ) -> None:
-    # Not waited for: the engine's `kill` returns only when what pg_dump has written so far was read.
+    # `docker kill` returns only when what pg_dump has written so far was read, which is by us.
     def kill() -> None:
-        subprocess.Popen(["docker", "kill", *own_containers()], stdout=subprocess.DEVNULL)
+        (sidecar,) = own_containers()
+        os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", sidecar)), signal.SIGKILL)
 
     with pytest.raises(FiredrillError, match="pg_dump was killed") as caught:
         dump(postgres, sets, bulky, {"dump": kill})
@@ -283,16 +285,18 @@ def held(
         process.communicate()
 
 
-@pytest.mark.parametrize("named", [False, True])
-@pytest.mark.parametrize("ended_by", ["SIGTERM", "SIGHUP", "time limit"])
+@pytest.mark.parametrize(
+    ("ended_by", "named"),
+    [("SIGTERM", False), ("SIGTERM", True), ("SIGHUP", False), ("time limit", False)],
+)
 def test_a_dump_that_is_ended_says_so_and_leaves_no_file(
     held: Callable[..., subprocess.Popen[str]], sets: Path, ended_by: str, named: bool
 ) -> None:
     if ended_by == "time limit":
-        process = held(named, timeout_s=15)
+        process = held(named, timeout_s=10)
     else:
         process = held(named)
-        process.send_signal(getattr(__import__("signal"), ended_by))
+        process.send_signal(signal.Signals[ended_by])
     told, errors = process.communicate(timeout=60)
     assert process.returncode == 3
     assert told.startswith("InterruptedRun The backup was ended by")
@@ -359,7 +363,9 @@ print(report.details["bytes"], re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/sel
 def test_memory_stays_small_and_does_not_grow_with_the_database(
     postgres: Postgres, sets: Path
 ) -> None:
-    name = postgres.create(content=bulk(150))
+    # What goes through our process is what counts, so it need not be random where nothing compresses it.
+    fill = "CREATE UNLOGGED TABLE {0} AS SELECT g, repeat(md5(g::text), 20) FROM generate_series(1, 225000) g;"
+    name = postgres.create(content=fill.format("one"))
 
     def measure() -> tuple[int, int]:
         code = _MEASURED.format(database=name, container=postgres.name, directory=str(sets))
@@ -369,7 +375,7 @@ def test_memory_stays_small_and_does_not_grow_with_the_database(
         return int(size), int(peak_kb)
 
     size, peak_kb = measure()
-    postgres.sql(bulk(150, "two") + bulk(150, "three"), name)
+    postgres.sql(fill.format("two") + fill.format("three"), name)
     larger, larger_peak_kb = measure()
     postgres.sql(f'DROP DATABASE "{name}"')
     assert size > 130_000_000

@@ -143,10 +143,10 @@ def test_two_swaps_in_the_same_second_keep_both_databases(
 # -- names that are hard ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["données_" + "é" * 27, "x" * 63], ids=["multibyte", "ascii"])
 def test_a_database_whose_name_fills_all_bytes_is_swapped_and_back(
-    postgres: Postgres, sets: Path, name: str
+    postgres: Postgres, sets: Path
 ) -> None:
+    name = "données_" + "é" * 27
     assert len(name.encode()) == 63
     postgres.create(name, "CREATE TABLE t AS SELECT 'first' AS state")
     postgres.backup(sets, name, globals=False)
@@ -222,12 +222,12 @@ def test_prepared_transactions_and_replication_slots_are_refused_in_one_message(
     finally:
         logical.sql("ROLLBACK PREPARED 'from the shop''s till'", name)
         logical.sql("SELECT pg_drop_replication_slot('to_warehouse')", name)
-    assert shop.restore().changed
+    # They were the only reasons.
+    assert shop.restore(check=True).changed
 
 
-@pytest.mark.parametrize("name", ["template1", "template0"])
-def test_templates_are_never_restored(postgres: Postgres, shop: Shop, name: str) -> None:
+def test_a_template_is_never_restored(postgres: Postgres, shop: Shop) -> None:
+    target = postgres.target("template1")
     with shop.untouched():
-        text = shop.refusal(target=postgres.target(name), source=str(shop.dump), force=True)
-    assert name in text
-    assert "template" in text
+        text = shop.refusal(target=target, source=str(shop.dump), force=True)
+    assert "template1 is a template" in text

@@ -105,7 +105,7 @@ class Sidecar:
         wanted = {"stdout": 1, "stderr": 1, "stream": 1, "stdin": int(stdin is not None)}
         with _asking(f"Starting {program}"):
             self._socket = api.attach_socket(ident, params=wanted)
-            raw = getattr(self._socket, "_sock", self._socket)
+            raw = self._raw = getattr(self._socket, "_sock", self._socket)
             raw.settimeout(None)
             api.start(ident)
         if stdin is not None:
@@ -164,6 +164,10 @@ class Sidecar:
         )
 
     def close(self) -> None:
+        # The library keeps references, so that close() alone leaves the connection open; the engine would then
+        # wait for somebody to read the output before it removes the container: for ever.
+        with contextlib.suppress(OSError):
+            self._raw.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             self._socket.close()
 
@@ -505,18 +509,22 @@ class Containers:
             ) from error
 
     def sweep(self) -> list[str]:
-        """Removes what runs left behind that were killed; returns the names."""
+        """Removes what runs left behind that were killed; returns the names.
+
+        What cannot be removed now, for instance because another run is just removing it, is left to the next run.
+        """
         removed = []
         with _asking("Looking for leftovers"):
             entries = self._api.containers(all=True, filters={"label": [_OWNER]})
             volumes = self._api.volumes(filters={"label": [_OWNER]}).get("Volumes") or []
         for entry in entries:
             if not owner_lives(entry["Labels"][_OWNER]):
-                self._remove(entry["Id"])
-                removed.append(entry["Names"][0].lstrip("/"))
+                with contextlib.suppress(FiredrillError):
+                    self._remove(entry["Id"])
+                    removed.append(entry["Names"][0].lstrip("/"))
         for volume in volumes:
             if not owner_lives(volume["Labels"][_OWNER]):
-                with _asking("Removing a leftover volume"):
+                with contextlib.suppress(FiredrillError), _asking("Removing a leftover volume"):
                     self._api.remove_volume(volume["Name"], force=True)
-                removed.append(f"volume {volume['Name']}")
+                    removed.append(f"volume {volume['Name']}")
         return removed

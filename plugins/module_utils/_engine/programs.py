@@ -287,11 +287,10 @@ def telling_line(stderr: str) -> str:
     if not errors:
         return lines[-1] if lines else ""
     first = errors[0]
-    detail = [
-        line
-        for line in lines[first + 1 : first + 4]
-        if line.startswith(("DETAIL:", "HINT:", "CONTEXT:"))
-    ]
+    # pg_dump tells the server's own words in a line of its own.
+    following = [re.sub(r"^\w+: detail: ", "", line) for line in lines[first + 1 : first + 4]]
+    told = ("DETAIL:", "HINT:", "CONTEXT:", "Error message from server:")
+    detail = [line for line in following if line.startswith(told)]
     return " ".join([re.sub(r"^\w+: (error|fatal): ", "", lines[first]), *detail])[:600]
 
 

@@ -254,7 +254,9 @@ class Server:
 
     def _refusal(self, database: str, text: str) -> TargetError:
         where = f"container {self.container.name}"
-        line = text.strip().splitlines()[-1] if text.strip() else "no answer"
+        # A line that is indented only asks whether the server is running.
+        lines = [line for line in text.splitlines() if line.strip() and not line[0].isspace()]
+        line = lines[-1] if lines else "no answer"
         line = re.sub(r"^.*?(FATAL|ERROR):\s+", "", line)
         if f'database "{database}" does not exist' in text:
             return TargetError(

@@ -1,0 +1,210 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A server whose socket wants a password: it is used, and shown to nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from servers import RICH, Postgres, docker, own_containers, remove, start_postgres
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import (
+    BackupRequest,
+    backup,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import TargetError
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import (
+    RUNTIME_DIRECTORY,
+)
+
+pytestmark = pytest.mark.integration
+
+#: Every character that means something to a shell, a connection string or a .pgpass file.
+PASSWORD = r"""p' w"$(touch x)`id`;&|<>*?[]{}!#~%41^()\n\\=+,.:@/é $HOME -W dbname=x"""
+OTHER_PASSWORD = "rotated $(since) then"
+
+
+@pytest.fixture(scope="module")
+def locked(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A server that asks for the password over its socket too, and writes every statement to its log."""
+    directory = tmp_path_factory.mktemp("init")
+    (directory / "rich.sql").write_text(RICH)
+    server = start_postgres(
+        image,
+        *("-e", f"POSTGRES_PASSWORD={PASSWORD}", "-e", "POSTGRES_DB=app"),
+        *("-e", "POSTGRES_INITDB_ARGS=--auth-local=scram-sha-256"),
+        *("-v", f"{directory}/rich.sql:/docker-entrypoint-initdb.d/rich.sql:ro"),
+        command=("-c", "log_statement=all", "-c", "log_connections=on"),
+    )
+    yield server
+    remove(server.name)
+
+
+class Sightings:
+    """Where a secret was seen, and what was looked at.
+
+    :param server: its own container was given the password when it was made, so that is left out.
+    """
+
+    def __init__(self, secret: str, server: Postgres) -> None:
+        # As it is, and as it stands in JSON.
+        self._forms = [secret.encode(), json.dumps(secret, ensure_ascii=False)[1:-1].encode()]
+        self._before = set(Path("/proc").glob("[0-9]*"))
+        self._namespace = self._namespace_of(docker("inspect", "-f", "{{.State.Pid}}", server.name))
+        self.places: list[str] = []
+        self.programs: set[str] = set()
+        self.files: set[str] = set()
+        self.inspected = 0
+
+    def look(self) -> None:
+        """At private files, and at processes that were not there before the watch began."""
+        for process in set(Path("/proc").glob("[0-9]*")) - self._before:
+            if self._namespace_of(process.name) == self._namespace:
+                continue
+            arguments = self._read(process / "cmdline")
+            self.programs.add(Path(arguments.split(b"\0")[0].decode(errors="replace")).name)
+            self.hold_against(arguments, f"arguments of {process.name}")
+            self.hold_against(self._read(process / "environ"), f"environment of {process.name}")
+        # Path.rglob() fails where a directory vanishes meanwhile.
+        for place, unused_directories, files in os.walk(RUNTIME_DIRECTORY):
+            self.files.update(files)
+            for name in files:
+                if not name.startswith(".s."):
+                    self.hold_against(self._read(Path(place, name)), f"{place}/{name}")
+
+    def look_at_sidecars(self) -> None:
+        for ident in own_containers():
+            inspected = docker("inspect", ident, check=False)
+            self.inspected += "PGUSER=" in inspected
+            self.hold_against(inspected.encode(), f"docker inspect of {ident}")
+
+    def hold_against(self, content: bytes, place: str) -> None:
+        if any(form in content for form in self._forms):
+            self.places.append(place)
+
+    @staticmethod
+    def _read(path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError:
+            return b""
+
+    @staticmethod
+    def _namespace_of(pid: str) -> str:
+        try:
+            return os.readlink(f"/proc/{pid}/ns/pid")
+        except OSError:
+            return ""
+
+
+@contextmanager
+def watched(secret: str, server: Postgres) -> Iterator[Sightings]:
+    """Looks for the secret again and again while the block runs."""
+    sightings = Sightings(secret, server)
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            sightings.look()
+            over.wait(0.01)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield sightings
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_password_of_every_metacharacter_works_and_is_seen_nowhere(
+    locked: Postgres, sets: Path
+) -> None:
+    with watched(PASSWORD, locked) as seen:
+
+        def progress(*unused: object) -> None:
+            seen.look_at_sidecars()
+
+        made = locked.backup(sets, "app", progress)
+        restored = locked.restore(sets, "app", progress, jobs=2)
+    assert made.changed
+    assert restored.details["differences"] == []
+    # What was looked at is what there was to look at.
+    assert {"pg_dump", "pg_dumpall", "pg_restore"} <= seen.programs
+    assert ".s.PGSQL.5432" in seen.files
+    assert seen.inspected
+    for report in (made, restored):
+        text = json.dumps(report.as_dict(), ensure_ascii=False, default=str)
+        seen.hold_against((repr(report) + text).encode(), f"report of the {report.action}")
+    written = [path for path in sets.rglob("*") if path.is_file()]
+    assert len(written) >= 4
+    for path in written:
+        seen.hold_against(path.read_bytes(), str(path))
+    log = subprocess.run(["docker", "logs", locked.name], capture_output=True, check=True).stderr
+    assert b"COPY public.jobs" in log
+    seen.hold_against(log, "log of the container")
+    assert seen.places == []
+    assert not own_containers()
+
+
+def test_a_password_that_was_given_is_used_before_the_container_s_own(
+    locked: Postgres, sets: Path
+) -> None:
+    admin = 'PGPASSWORD="$POSTGRES_PASSWORD" psql -U postgres -v ON_ERROR_STOP=1 -d app'
+    docker("exec", "-i", locked.name, "sh", "-c", admin, stdin=(
+        f"CREATE ROLE rotated SUPERUSER LOGIN PASSWORD '{OTHER_PASSWORD}'"
+    ))  # fmt: skip
+    target = locked.target("app", user="rotated", login_password=OTHER_PASSWORD)
+    with watched(OTHER_PASSWORD, locked) as seen:
+        report = backup(BackupRequest(target, sets))
+    assert report.changed
+    assert "pg_dump" in seen.programs
+    assert seen.places == []
+    assert OTHER_PASSWORD not in repr(target) + repr(report)
+
+
+def test_a_wrong_password_is_said_without_saying_it(locked: Postgres, sets: Path) -> None:
+    target = locked.target("app", login_password=OTHER_PASSWORD)
+    with pytest.raises(TargetError) as caught:
+        backup(BackupRequest(target, sets))
+    text = str(caught.value)
+    assert locked.name in text
+    assert 'role "postgres"' in text
+    assert "Nothing was changed" in text
+    assert "login_password" in text
+    assert OTHER_PASSWORD not in text
+    assert not sets.exists()
+
+
+def test_a_password_in_a_file_of_the_container_is_found(image: str, tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text(PASSWORD + "\n")
+    server = start_postgres(
+        image,
+        *("-e", "POSTGRES_PASSWORD_FILE=/run/secrets/password"),
+        *("-v", f"{secret}:/run/secrets/password:ro"),
+        *("-e", "POSTGRES_USER=Die Öwner -d x=41%", "-e", "POSTGRES_DB=app"),
+        *("-e", "POSTGRES_INITDB_ARGS=--auth-local=scram-sha-256"),
+    )
+    try:
+        report = server.backup(tmp_path / "sets", "app")
+        assert report.changed
+        assert "no table" in " ".join(report.warnings)
+        secret.write_text("another")
+        with pytest.raises(TargetError, match="login_password"):
+            server.backup(tmp_path / "sets", "app")
+        secret.chmod(0o644)
+        os.truncate(secret, 0)
+        with pytest.raises(TargetError, match=r"no password supplied.*login_password"):
+            server.backup(tmp_path / "sets", "app")
+    finally:
+        remove(server.name)
