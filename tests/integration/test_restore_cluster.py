@@ -252,7 +252,9 @@ def test_on_a_blank_server_the_database_comes_back_with_its_properties_and_its_r
     assert verifier.startswith("SCRAM-SHA-256$")
     # The server logs every statement, but not the one with the verifier.
     logs = ["docker", "logs", strict.name]
-    log = subprocess.run(logs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    log = subprocess.run(
+        logs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True, text=True
+    ).stdout
     assert f'ALTER ROLE "{names.clerk}"' in log
     assert verifier not in log
 
