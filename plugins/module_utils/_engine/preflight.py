@@ -138,7 +138,6 @@ def examine(
         _collect_finding(plan, lambda: _examine_set(access, plan, verify=verify, force=force))
         if plan.live_oid is not None:
             plan.live_bytes = catalog.database_bytes(session, database)
-            plan.properties = catalog.read_properties(session, database)
             plan.findings += catalog.obstacles(session, database)
             _collect_finding(plan, lambda: _read_live(access, plan))
         elif plan.manifest:
@@ -177,7 +176,11 @@ def _examine_set(access: Access, plan: Plan, *, verify: bool, force: bool) -> No
 
 
 def _read_live(access: Access, plan: Plan) -> None:
-    evidence = collect(access.server, access.target.database, "counts")
+    database = access.target.database
+    # In a session of its own: the comment and other words about a database are in its own encoding.
+    with access.server.session(database) as session:
+        plan.properties = catalog.read_properties(session, database)
+    evidence = collect(access.server, database, "counts")
     plan.rows_live = evidence.counts()
 
 

@@ -50,21 +50,16 @@ def parse_contents(listing: str) -> Contents:
     header = dict(
         re.findall(r"^;\s+(dbname|Dumped from database version): (.*)$", listing, re.MULTILINE)
     )
-    relations, data = set(), set()
-    entry = re.compile(
-        r"^\d+; \d+ (\d+) (TABLE DATA|TABLE|MATERIALIZED VIEW|FOREIGN TABLE) (?!ATTACH )",
-        re.MULTILINE,
+    # The number before the OID tells a table (1259, of pg_class) from its data (0): a schema may be called DATA.
+    relations = re.findall(
+        r"^\d+; 1259 (\d+) (?:TABLE|MATERIALIZED VIEW|FOREIGN TABLE) ", listing, re.MULTILINE
     )
-    for oid, kind in entry.findall(listing):
-        if kind == "TABLE DATA":
-            data.add(int(oid))
-        else:
-            relations.add(int(oid))
+    data = re.findall(r"^\d+; 0 (\d+) TABLE DATA ", listing, re.MULTILINE)
     return Contents(
         header.get("dbname", ""),
         header.get("Dumped from database version", ""),
-        frozenset(relations),
-        frozenset(data),
+        frozenset(map(int, relations)),
+        frozenset(map(int, data)),
     )
 
 
@@ -143,7 +138,11 @@ class Programs:
 
     def dump_globals(self, database: str, *, passwords: bool) -> AbstractContextManager[Sidecar]:
         """pg_dumpall of the cluster's roles and tablespaces, as SQL text for people."""
-        command = ["pg_dumpall", "--globals-only", f"--database={database}"]
+        command = [
+            "pg_dumpall",
+            "--globals-only",
+            f"--database={connection_string(database)}",
+        ]
         if not passwords:
             command.append("--no-role-passwords")
         return self._connected(command)

@@ -323,7 +323,8 @@ class _Restore:
                 require_equal(
                     check_evidence(self._access, self._database, manifest.evidence), safety.name
                 )
-                apply_properties(session, self._database, properties)
+                with self._access.server.session(self._database) as inside:
+                    apply_properties(inside, self._database, properties)
                 analyze(self._access, self._database)
         except FiredrillError as error:
             run.state = (
@@ -401,7 +402,9 @@ class _Restore:
             with run.phase("count"):
                 self._rows_after = collect(access.server, name, "counts").counts()
         with run.phase("analyze"):
-            refused = apply_properties(session, name, properties)
+            # From inside, so that the comment gets the database's own encoding.
+            with access.server.session(name) as inside:
+                refused = apply_properties(inside, name, properties)
             if refused:
                 raise ToolError(
                     f"Properties of the database could not be set: {'; '.join(refused)}"

@@ -94,7 +94,9 @@ class Run:
             RUNTIME_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
             self._sweep_directories()
             self.directory.mkdir(mode=0o700)
-            (self.directory / "owner").write_text(self.mark)
+            # Another run must never see it half written: it would take the directory for a leftover.
+            (self.directory / "mark").write_text(self.mark)
+            (self.directory / "mark").rename(self.directory / "owner")
         except OSError as error:
             raise HostError(f"{RUNTIME_DIRECTORY} cannot be used: {error.strerror}") from error
         if threading.current_thread() is threading.main_thread():
@@ -140,9 +142,10 @@ class Run:
     @staticmethod
     def _sweep_directories() -> None:
         for entry in RUNTIME_DIRECTORY.iterdir():
-            mark = entry / "owner"
-            if entry.is_dir() and mark.exists() and not owner_lives(mark.read_text()):
-                shutil.rmtree(entry, ignore_errors=True)
+            # One that another run is making or removing at this moment has none.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if not owner_lives((entry / "owner").read_text()):
+                    shutil.rmtree(entry, ignore_errors=True)
 
     @property
     def elapsed_s(self) -> float:

@@ -21,6 +21,7 @@ from .run import Run
 
 try:
     import psycopg2
+    import psycopg2.errors
     import psycopg2.extensions
     import psycopg2.extras
 
@@ -94,6 +95,13 @@ class Session:
             with self._connection.cursor() as cursor:
                 cursor.execute(statement, values or None)
                 return list(cursor.fetchall()) if cursor.description else []
+        except (UnicodeError, psycopg2.errors.CharacterNotInRepertoire) as error:
+            # Possible in SQL_ASCII, and in what all databases share, such as their comments.
+            raise ServerError(
+                f'A name or comment that database "{self.database}" shows has bytes that are no UTF-8: '
+                f"{first_line(error)}",
+                todo="Rename it, or write it again from a database in UTF8",
+            ) from error
         except psycopg2.Error as error:
             if self._connection.closed or not error.pgcode:
                 raise TargetError(

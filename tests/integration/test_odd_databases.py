@@ -1,0 +1,262 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Databases whose settings, locks, policies or encodings stand in the way of a dump or a restore."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+from servers import Postgres, await_that, own_containers
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
+    evidence as evidence_room,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import (
+    BackupRequest,
+    backup,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    FiredrillError,
+    TargetError,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import Manifest
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
+
+pytestmark = pytest.mark.integration
+
+#: For our own questions: outranks what the tests set for a database.
+PLAIN = "-c statement_timeout=0 -c default_transaction_read_only=off"
+
+_TABLE = "CREATE TABLE t (x int, b text); INSERT INTO t SELECT g, md5(g::text) FROM generate_series(1, {}) g;"
+
+
+def dumped_and_restored(server: Postgres, directory: Path, database: str) -> Manifest:
+    """The manifest of a set that was restored again and found equal."""
+    report = server.backup(directory, database, globals=False)
+    manifest = load_set(Path(report.details["path"])).require_manifest()
+    restored = server.restore(directory, database, jobs=1)
+    assert restored.changed
+    assert restored.details["differences"] == []
+    return manifest
+
+
+def settings_of(server: Postgres, database: str) -> str:
+    return server.sql(
+        "SELECT setrole::regrole, unnest(setconfig) FROM pg_db_role_setting s"
+        f" JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = '{database}' ORDER BY 1, 2"
+    )
+
+
+# -- settings --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subject", ["DATABASE {}", "ROLE postgres IN DATABASE {}"])
+def test_settings_that_end_or_bend_sessions_do_not_reach_ours_and_survive(
+    postgres: Postgres, sets: Path, subject: str
+) -> None:
+    name = postgres.create(content=_TABLE.format(100_000))
+    settings = {
+        "statement_timeout": "20ms",
+        "idle_in_transaction_session_timeout": "50ms",
+        "lock_timeout": "1ms",
+        "default_transaction_read_only": "on",
+        "default_transaction_isolation": "serializable",
+        "row_security": "off",
+        "search_path": '"no such schema", pg_catalog',
+    }
+    if postgres.major >= 17:
+        settings["transaction_timeout"] = "60ms"
+    for setting, value in settings.items():
+        postgres.sql(f"ALTER {subject.format(name)} SET {setting} = {value!r}")
+    before = settings_of(postgres, name)
+    assert all(setting in before for setting in settings)
+    manifest = dumped_and_restored(postgres, sets, name)
+    assert manifest.evidence.counts() == {"public.t": 100_000}
+    assert settings_of(postgres, name) == before
+    assert postgres.sql("SELECT count(*) FROM public.t", name, options=PLAIN) == "100000"
+
+
+def test_settings_that_change_how_values_are_written_change_no_evidence(
+    postgres: Postgres, sets: Path
+) -> None:
+    """They are the source's at the dump, and not yet the new database's when it is verified."""
+    name = postgres.create(
+        content="""
+CREATE TABLE t (d date, ts timestamptz, i interval, f float8, r float4, b bytea, m money, x xml, e text);
+INSERT INTO t SELECT '2026-03-01'::date + g, now() + g * '1 hour 1.5 s'::interval, g * '1 day 2:03'::interval,
+       g / 3.0, g / 7.0, decode(md5(g::text), 'hex'), g * 1.01, '<a/>', E'\\\\' || g FROM generate_series(1, 100) g;
+"""
+    )
+    plain = load_set(
+        Path(postgres.backup(sets, name, globals=False).details["path"])
+    ).require_manifest()
+    for setting, value in {
+        "DateStyle": "German, DMY",
+        "TimeZone": "Asia/Kathmandu",
+        "IntervalStyle": "iso_8601",
+        "extra_float_digits": "-10",
+        "bytea_output": "escape",
+        "lc_monetary": "en_US.utf8",
+        "xmloption": "document",
+        "standard_conforming_strings": "off",
+        "client_encoding": "LATIN1",
+    }.items():
+        postgres.sql(f"ALTER DATABASE {name} SET {setting} = '{value}'")
+    before = settings_of(postgres, name)
+    manifest = dumped_and_restored(postgres, sets, name)
+    assert manifest.evidence.tables == plain.evidence.tables
+    assert settings_of(postgres, name) == before
+
+
+def test_a_login_trigger_that_locks_everybody_out_locks_us_not_out(
+    postgres: Postgres, sets: Path
+) -> None:
+    if postgres.major < 17:
+        pytest.skip("PostgreSQL has login triggers from 17 on")
+    name = postgres.create(content=_TABLE.format(10))
+    postgres.sql(
+        """
+CREATE FUNCTION deny() RETURNS event_trigger LANGUAGE plpgsql AS
+  $$ BEGIN RAISE EXCEPTION 'nobody enters'; END $$;
+CREATE EVENT TRIGGER deny ON login EXECUTE FUNCTION deny();
+ALTER EVENT TRIGGER deny ENABLE ALWAYS;
+""",
+        name,
+    )
+    with pytest.raises(AssertionError, match="nobody enters"):
+        postgres.sql("SELECT 1", name)
+    assert dumped_and_restored(postgres, sets, name).evidence.counts() == {"public.t": 10}
+    with pytest.raises(AssertionError, match="nobody enters"):
+        postgres.sql("SELECT 1", name)
+    assert postgres.sql("SELECT count(*) FROM t", name, options="-c event_triggers=off") == "10"
+
+
+# -- contents --------------------------------------------------------------------------------------
+
+
+def test_a_view_that_was_never_filled_hides_no_other_table(postgres: Postgres, sets: Path) -> None:
+    name = postgres.create(
+        content=_TABLE.format(10)
+        + "CREATE MATERIALIZED VIEW a_hollow AS SELECT count(*) FROM t WITH NO DATA;"
+        "CREATE MATERIALIZED VIEW filled AS SELECT count(*) FROM t;"
+    )
+    manifest = dumped_and_restored(postgres, sets, name)
+    tables = {table.label: table for table in manifest.evidence.tables}
+    assert tables["public.t"].rows == 10
+    assert tables["public.t"].fingerprint
+    assert tables["public.a_hollow"].note == "not populated"
+    assert tables["public.filled"].note.startswith("populated")
+    with pytest.raises(AssertionError, match="has not been populated"):
+        postgres.sql("SELECT * FROM a_hollow", name)
+    assert postgres.sql("SELECT * FROM filled", name) == "10"
+
+
+_FORCED = """
+CREATE ROLE {role} LOGIN;
+CREATE TABLE forced (x int);
+INSERT INTO forced SELECT generate_series(1, 30);
+ALTER TABLE forced OWNER TO {role};
+ALTER TABLE forced ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY few ON forced USING (x < 10);
+"""
+
+
+def test_row_security_hides_no_row_from_a_dump_and_a_role_it_binds_makes_none(
+    postgres: Postgres, sets: Path
+) -> None:
+    role = f"bound_{uuid.uuid4().hex[:8]}"
+    name = postgres.create(content=_FORCED.format(role=role))
+    assert postgres.sql("SELECT count(*) FROM forced", name, user=role) == "9"
+    with pytest.raises(FiredrillError, match="row-level security") as caught:
+        backup(BackupRequest(postgres.target(name, user=role), sets, globals=False))
+    assert "forced" in str(caught.value)
+    assert list(sets.iterdir()) == []
+    assert dumped_and_restored(postgres, sets, name).evidence.counts() == {"public.forced": 30}
+    assert postgres.sql("SELECT count(*) FROM forced", name) == "30"
+    assert postgres.sql("SELECT count(*) FROM forced", name, user=role) == "9"
+
+
+def test_a_table_that_is_locked_for_long_is_a_refusal_in_words(
+    postgres: Postgres, sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = postgres.create(content=_TABLE.format(10))
+    monkeypatch.setattr(evidence_room, "_LOCK_TIMEOUT", "500ms")
+    migration = postgres.sql_beside("BEGIN; LOCK TABLE t; SELECT pg_sleep(60)", name)
+    locked = "SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND granted"
+    await_that(lambda: postgres.sql(locked, name) == "1", "the lock is held")
+    with pytest.raises(TargetError) as caught:
+        postgres.backup(sets, name)
+    text = str(caught.value)
+    assert f'"{name}" is locked by another session for more than 500ms' in text
+    assert "Nothing was changed" in text
+    assert "pg_stat_activity" in text
+    assert list(sets.iterdir()) == []
+    assert not own_containers()
+    waiting = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
+    await_that(lambda: postgres.sql(waiting) == "1", "only the migration is left")
+    postgres.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    migration.communicate(timeout=30)
+
+
+# -- encodings -------------------------------------------------------------------------------------
+
+
+def encoded(server: Postgres, encoding: str) -> str:
+    name = f"db_{uuid.uuid4().hex[:8]}"
+    server.sql(
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    return name
+
+
+def test_a_database_in_latin1_comes_back_in_latin1(postgres: Postgres, sets: Path) -> None:
+    name = encoded(postgres, "LATIN1")
+    postgres.sql(
+        f"""
+SET client_encoding = 'UTF8';
+CREATE TABLE "größe" ("maß" text);
+INSERT INTO "größe" VALUES ('für');
+COMMENT ON DATABASE {name} IS 'Größen';
+""",
+        name,
+    )
+    manifest = dumped_and_restored(postgres, sets, name)
+    assert manifest.properties.encoding == manifest.evidence.encoding == "LATIN1"
+    assert manifest.properties.comment == "Größen"
+    assert manifest.evidence.counts() == {"public.größe": 1}
+    asked = f"""
+SET client_encoding = 'UTF8';
+SELECT octet_length("maß"), "maß", current_setting('server_encoding') FROM "größe";
+SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{name}';
+"""
+    assert postgres.sql(asked, name).splitlines() == ["3|für|LATIN1", "Größen"]
+
+
+def test_a_database_without_an_encoding_keeps_its_bytes(postgres: Postgres, sets: Path) -> None:
+    name = encoded(postgres, "SQL_ASCII")
+    postgres.sql(
+        r"CREATE TABLE größe (x text); INSERT INTO größe VALUES (E'caf\351'), (E'\377\376')", name
+    )
+    manifest = dumped_and_restored(postgres, sets, name)
+    assert manifest.evidence.encoding == "SQL_ASCII"
+    assert manifest.evidence.counts() == {"public.größe": 2}
+    asked = "SELECT string_agg(encode(x::bytea, 'hex'), ' ' ORDER BY x) FROM größe"
+    assert postgres.sql(asked, name) == "636166e9 fffe"
+
+
+def test_a_name_that_is_no_utf8_is_a_refusal_in_words(postgres: Postgres, sets: Path) -> None:
+    """Only a database without an encoding takes such a name; a manifest could not hold it."""
+    name = encoded(postgres, "SQL_ASCII")
+    postgres.sql(r"""DO $$ BEGIN EXECUTE E'CREATE TABLE "caf\351" (x int)'; END $$""", name)
+    with pytest.raises(FiredrillError) as caught:
+        postgres.backup(sets, name)
+    text = str(caught.value)
+    assert f'"{name}"' in text
+    assert "no UTF-8" in text
+    assert "Rename it" in text
+    assert list(sets.iterdir()) == []
+    assert not own_containers()
