@@ -467,8 +467,7 @@ def _yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-#: Roles whose name begins with an underscore are no business of users.
-ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.name[0] != "_")
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -492,7 +491,8 @@ def test_a_role_uses_each_variable_that_it_documents(role: str) -> None:
     for entry, spec in specs.items():
         others = set(files) - set(specs) if entry == "main" else set()
         used = [files[name] for name in (entry, *others)]
-        used += (place / "templates").glob("*") if entry == "main" else ()
+        if entry == "main":
+            used += [*(place / "templates").glob("*"), *(place / "vars").glob("*")]
         text = "".join(path.read_text(encoding="utf-8") for path in used)
         assert set(re.findall(r"\bfiredrill_\w+", text)) == set(spec["options"])
 
