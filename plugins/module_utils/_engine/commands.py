@@ -210,7 +210,11 @@ class Command:
         )
 
     def _drill(self) -> Iterator[Task]:
-        return self._each(lambda section, progress: drill(section.drill(**self._changes), progress))
+        # A throwaway server has no application that could be asked.
+        less = {} if self._changes.get("live") else {"http_checks": ()}
+        return self._each(
+            lambda section, progress: drill(section.drill(**self._changes, **less), progress)
+        )
 
     def _verify(self) -> Iterator[Task]:
         if self._options.all:

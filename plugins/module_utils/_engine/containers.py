@@ -171,8 +171,12 @@ class Sidecar:
         )
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.close()
+        # The response first: on Python 3.13 it complains on standard error when its socket is closed below it.
+        response = getattr(self._socket, "_response", None)
+        for one in (response, self._socket):
+            if one is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    one.close()
 
 
 class Containers:
