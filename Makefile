@@ -111,7 +111,7 @@ integration-quick: dev engine
 
 molecule: dev engine
 	FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 $(ROOT) tools/test-images.sh
-	$(ROOT) $(BIN)/molecule test --all
+	$(ROOT) $(BIN)/molecule test
 
 # From nothing and to nothing, whatever happens in between.
 demo-test: engine

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Builds the images of the tests and of the demo from Debian's packages, where
-# no image can be pulled. Usage: build.sh [15|17|app ...]   (default: all)
+# no image can be pulled. Usage: build.sh [TARGET ...]   (default: all)
 #
-#   firedrill-test/postgres:15   bookworm    like the official postgres:15
-#   firedrill-test/postgres:17   trixie      like the official postgres:17
-#   firedrill-test/app:1         trixie      python3 and psycopg2
+#   15            firedrill-test/postgres:15   bookworm   like the official postgres:15
+#   17            firedrill-test/postgres:17   trixie     like the official postgres:17
+#   app           firedrill-test/app:1         trixie     python3 and psycopg2
+#   pi-trixie     firedrill-test/pi:trixie     trixie     a host: systemd, sshd, the user pi;
+#   pi-bookworm   firedrill-test/pi:bookworm   bookworm   tests/pi.sh starts it
 #
 # An image that was built from the same inputs is kept. Needs root and Docker;
 # installs mmdebstrap where it is missing. FIREDRILL_DEBIAN_MIRROR names a
@@ -15,6 +17,7 @@ set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 LABEL=firedrill.inputs
+ALL=(15 17 app pi-trixie pi-bookworm)
 
 say() { printf 'images: %s\n' "$*"; }
 
@@ -26,14 +29,22 @@ die() {
 image_of() {
 	case $1 in
 	app) echo firedrill-test/app:1 ;;
+	pi-*) echo "firedrill-test/pi:${1#pi-}" ;;
 	*) echo "firedrill-test/postgres:$1" ;;
 	esac
 }
 
+# What went into an image: whoever changes one kind does not build the others anew.
 inputs_hash() {
+	local kind=postgres files=("$HERE/docker-entrypoint.sh")
+	case $1 in
+	app) kind=app files=() ;;
+	pi-*) kind=pi files=("$HERE/pi-boot.sh") ;;
+	esac
 	{
 		printf '%s %s\n' "$1" "${FIREDRILL_DEBIAN_MIRROR:-}"
-		cat "$HERE/build.sh" "$HERE/docker-entrypoint.sh"
+		declare -f build bootstrap "bootstrap_$kind" "import_$kind" tag_with_stop_signal
+		cat "${files[@]}" </dev/null
 	} | sha256sum | cut -d' ' -f1
 }
 
@@ -97,6 +108,27 @@ bootstrap_postgres() {
 		--customize-hook="install -m 755 '$HERE/docker-entrypoint.sh' \"\$1/usr/local/bin/docker-entrypoint.sh\""
 }
 
+bootstrap_app() {
+	bootstrap "$1" trixie python3,python3-psycopg2
+}
+
+# What a fresh Raspberry Pi OS Lite has, as far as it matters here: nothing of
+# Docker, and the user pi, who becomes root without a password. Its own keys
+# and its own identity a host makes when it first boots.
+bootstrap_pi() {
+	local tar=$1 suite=$2 packages
+	packages=systemd,systemd-sysv,systemd-timesyncd,dbus,openssh-server,sudo,cron,logrotate
+	packages+=,python3,python3-apt,ca-certificates,iproute2,iptables,procps,kmod,tzdata
+	# shellcheck disable=SC2016
+	bootstrap "$tar" "$suite" "$packages" \
+		--customize-hook='chroot "$1" useradd --create-home --shell /bin/bash --groups adm,sudo,users pi' \
+		--customize-hook='echo "pi ALL=(ALL) NOPASSWD: ALL" >"$1/etc/sudoers.d/010_pi-nopasswd"' \
+		--customize-hook='chmod 440 "$1/etc/sudoers.d/010_pi-nopasswd"' \
+		--customize-hook='rm -f "$1"/etc/ssh/ssh_host_*' \
+		--customize-hook='ln -s /dev/null "$1/etc/systemd/system/systemd-modules-load.service"' \
+		--customize-hook="install -m 755 '$HERE/pi-boot.sh' \"\$1/sbin/pi-boot\""
+}
+
 import_postgres() {
 	local major=$2
 	docker import \
@@ -119,6 +151,15 @@ import_app() {
 		--change 'WORKDIR /app' \
 		--change 'USER 1000:1000' \
 		--change 'CMD ["python3"]' \
+		--change "LABEL $LABEL=$2" "$1"
+}
+
+# systemd sees from the variable that it is in a container.
+import_pi() {
+	docker import \
+		--change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
+		--change 'ENV container=docker' \
+		--change 'CMD ["/sbin/pi-boot"]' \
 		--change "LABEL $LABEL=$2" "$1"
 }
 
@@ -152,16 +193,24 @@ build() {
 	case $target in
 	15) bootstrap_postgres "$tar" 15 bookworm ;;
 	17) bootstrap_postgres "$tar" 17 trixie ;;
-	app) bootstrap "$tar" trixie python3,python3-psycopg2 ;;
+	app) bootstrap_app "$tar" ;;
+	pi-*) bootstrap_pi "$tar" "${target#pi-}" ;;
 	esac
 	say "$image: importing"
-	if [[ $target == app ]]; then
+	case $target in
+	app)
 		id=$(import_app "$tar" "$hash")
 		tag_with_stop_signal "$id" SIGTERM "$image"
-	else
+		;;
+	pi-*)
+		id=$(import_pi "$tar" "$hash")
+		tag_with_stop_signal "$id" SIGRTMIN+3 "$image"
+		;;
+	*)
 		id=$(import_postgres "$tar" "$target" "$hash")
 		tag_with_stop_signal "$id" SIGINT "$image"
-	fi
+		;;
+	esac
 	rm -f "$tar"
 	say "$image: ready, $(docker image inspect --format '{{.Size}}' "$image" | numfmt --to=iec)"
 }
@@ -169,12 +218,9 @@ build() {
 main() {
 	local target hash
 	local -a targets=("$@")
-	((${#targets[@]})) || targets=(15 17 app)
+	((${#targets[@]})) || targets=("${ALL[@]}")
 	for target in "${targets[@]}"; do
-		case $target in
-		15 | 17 | app) ;;
-		*) die "no such image: $target (15, 17 or app)" ;;
-		esac
+		[[ " ${ALL[*]} " == *" $target "* ]] || die "no such image: $target (there are ${ALL[*]})"
 	done
 	for target in "${targets[@]}"; do
 		hash=$(inputs_hash "$target")

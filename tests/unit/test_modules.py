@@ -487,9 +487,14 @@ def test_a_role_documents_each_variable_with_its_real_default(role: str) -> None
 def test_a_role_uses_each_variable_that_it_documents(role: str) -> None:
     place = ROOT / "roles" / role
     specs = _yaml(place / "meta" / "argument_specs.yml")["argument_specs"]
+    files = {path.stem: path for path in (place / "tasks").iterdir()}
     for entry, spec in specs.items():
-        tasks = (place / "tasks" / f"{entry}.yml").read_text(encoding="utf-8")
-        assert set(re.findall(r"\bfiredrill_\w+", tasks)) == set(spec["options"])
+        others = set(files) - set(specs) if entry == "main" else set()
+        used = [files[name] for name in (entry, *others)]
+        if entry == "main":
+            used += [*(place / "templates").glob("*"), *(place / "vars").glob("*")]
+        text = "".join(path.read_text(encoding="utf-8") for path in used)
+        assert set(re.findall(r"\bfiredrill_\w+", text)) == set(spec["options"])
 
 
 @pytest.mark.parametrize(

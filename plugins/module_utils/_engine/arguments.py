@@ -11,12 +11,12 @@ import math
 from pathlib import Path
 from typing import Any, Callable, NoReturn
 
-from . import __version__
 from .config import DEFAULT_PATH
 from .dump import EVIDENCE_LEVELS
 from .errors import ConfigError
 from .outcomes import HELP
 from .restore import METHODS
+from .version import VERSION
 
 _EPILOG = f"""\
 {HELP}
@@ -200,6 +200,17 @@ def _prune(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _settle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait",
+        dest="wait_s",
+        type=_number(float, 0),
+        default=0.0,
+        metavar="SECONDS",
+        help="wait so long for the Docker engine and the server, as after a boot (default: 0)",
+    )
+
+
 _NAME = ("name", "the database, where the settings have several")
 _ALL = ("name", "the database (default: each of the settings)")
 _COMMANDS: tuple[
@@ -222,6 +233,10 @@ _COMMANDS: tuple[
         (_stop_service, _options_of_runs, _dry_run),
     ),
     ("prune", "remove sets that are too old", _ALL, (_prune, _dry_run)),
+    ("status", "show how protected this host is; exit status 1 with a problem", _ALL, ()),
+    ("due", "make the backup and hold the drill that the schedule wants by now", _ALL, (_dry_run,)),
+    ("settle", "end what a power cut interrupted: start what was stopped", _ALL, (_settle,)),
+    ("config", "read the settings, and say what is wrong with them", None, ()),
 )
 
 
@@ -232,7 +247,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Backs up, restores and proves by drills PostgreSQL databases that run in containers.",
         epilog=_EPILOG,
     )
-    parser.add_argument("--version", action="version", version=f"firedrill {__version__}")
+    parser.add_argument("--version", action="version", version=f"firedrill {VERSION}")
     _shared(parser, top=True)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, words, position, parts in _COMMANDS:

@@ -16,9 +16,10 @@ from typing import Any, TextIO
 
 from . import arguments
 from .commands import Command
-from .model import Report, human_bytes, human_seconds, iso, parse_time, utc_now
+from .model import Report, human_bytes, iso, parse_time, utc_now
 from .outcomes import FAILED, OK, Outcome, failure, worst
 from .run import Progress
+from .wording import STATUS_HEADS, ago, status_cells
 
 try:
     import rich.console
@@ -30,6 +31,7 @@ try:
 except ImportError:
     HAS_RICH = False
 
+_TO_THE_RIGHT = ("AGE", "SIZE", "RTO", "FREE")
 #: How often a plain line tells that a long phase is still on.
 _REPEAT_S = 60.0
 
@@ -57,6 +59,9 @@ def _main(words: list[str], screen: _Screen) -> int:
     screen.several = command.several
     if command.name == "list":
         return screen.sets(command.rows())
+    if command.name == "status":
+        return screen.status(command.status())
+    screen.stamped = command.name in ("due", "settle")
     outcomes = []
     for outcome in command.run(screen.watch):
         outcomes.append(outcome)
@@ -75,6 +80,8 @@ class _Screen:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self.quiet = self.dry = self.several = False
+        #: Whether each line begins with the time: a log has many runs.
+        self.stamped = False
         self.action = ""
         self._lost = False
         for stream in (sys.stdout, sys.stderr):
@@ -104,6 +111,9 @@ class _Screen:
     def _json(self, document: Any) -> None:
         self._out(json.dumps(document, indent=1))
 
+    def _stamp(self) -> str:
+        return f"{iso(utc_now())} " if self.stamped else ""
+
     def _status(self, status: int) -> int:
         return FAILED if self._lost and status == OK else status
 
@@ -126,15 +136,18 @@ class _Screen:
         if report is None:
             name = outcome.document["name"]
             before = f"{name}: " if self.several and name else ""
-            self._err(f"firedrill: {before}{outcome.error}")
+            self._err(f"{self._stamp()}firedrill: {before}{outcome.error}")
             return
         for warning in report.warnings:
-            self._err(f"firedrill: warning: {warning}")
+            self._err(f"{self._stamp()}firedrill: warning: {warning}")
         # The message of these names its set or directory.
         plain = report.action in ("verify", "prune") or not self.several
         before = "" if plain else f"{report.database}: "
         verdict = f"{report.verdict}: " if report.verdict else ""
-        for line in [f"{before}{verdict}{report.msg}", *_more(report, dry=self.dry)]:
+        if report.msg.startswith(verdict):
+            verdict = ""
+        first = f"{self._stamp()}{before}{verdict}{report.msg}"
+        for line in [first, *_more(report, dry=self.dry)]:
             if outcome.status:
                 self._err(line)
             elif not self.quiet:
@@ -145,7 +158,7 @@ class _Screen:
         if self.as_json:
             documents = [outcome.document for outcome in outcomes]
             self._json(documents if self.several else documents[0])
-        return self._status(worst(outcomes))
+        return self._status(worst(outcomes) if outcomes else OK)
 
     def sets(self, rows: list[dict[str, Any]]) -> int:
         """The table of `list`."""
@@ -156,19 +169,36 @@ class _Screen:
             self._out("There is no set.")
             return self._status(OK)
         heads = ("SET", "DATABASE", "AGE", "SIZE", "EVIDENCE", "LAST DRILL", "PROBLEMS")
-        cells = [[printable(cell) for cell in _cells(row)] for row in rows]
+        return self._table(heads, [_cells(row) for row in rows], [_style(row) for row in rows])
+
+    def status(self, rows: list[dict[str, Any]]) -> int:
+        """The table of `status`, and what is wrong below it."""
+        wrong = FAILED if any(row["problems"] for row in rows) else OK
+        if self.as_json:
+            self._json(rows)
+            return self._status(wrong)
+        styles = ["red" if row["problems"] else "" for row in rows]
+        if not self.quiet:
+            self._table(STATUS_HEADS, [status_cells(row) for row in rows], styles)
+        for row in rows:
+            for problem in row["problems"]:
+                self._err(f"firedrill: {row['name']}: {problem}")
+        return self._status(wrong)
+
+    def _table(self, heads: Sequence[str], lines: list[list[str]], styles: list[str]) -> int:
+        cells = [[printable(cell) for cell in line] for line in lines]
         if HAS_RICH and _is_terminal(sys.stdout):
             table = rich.table.Table(box=None, pad_edge=False)
             for head in heads:
                 table.add_column(
-                    head, overflow="fold", justify="right" if head in ("AGE", "SIZE") else "left"
+                    head, overflow="fold", justify="right" if head in _TO_THE_RIGHT else "left"
                 )
-            for line, row in zip(cells, rows):
+            for line, style in zip(cells, styles):
                 # Text and not markup: a name may hold brackets.
-                table.add_row(*(rich.text.Text(cell) for cell in line), style=_style(row))
+                table.add_row(*(rich.text.Text(cell) for cell in line), style=style)
             with contextlib.suppress(OSError):
                 rich.console.Console().print(table)
-            return OK
+            return self._status(OK)
         widths = [max(len(line[n]) for line in [list(heads), *cells]) for n in range(len(heads))]
         for line in [list(heads), *cells]:
             padded = (cell.ljust(width) for cell, width in zip(line, widths))
@@ -186,10 +216,6 @@ def _is_terminal(stream: TextIO | None) -> bool:
 # -- words -----------------------------------------------------------------------------------------
 
 
-def _age(seconds: float) -> str:
-    return human_seconds(seconds) if seconds >= 0 else "in the future"
-
-
 def _cells(row: dict[str, Any]) -> list[str]:
     evidence, drill = row["evidence"], row["last_drill"]
     shown = "-"
@@ -203,13 +229,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
     drilled = "never"
     if drill:
         with contextlib.suppress(ValueError):
-            drilled = f"{drill['verdict']}, {_age((utc_now() - parse_time(drill['at'])).total_seconds())} ago"
+            drilled = f"{drill['verdict']}, {ago((utc_now() - parse_time(drill['at'])).total_seconds())} ago"
     name = f"{row['name']} (safety)" if row["purpose"] == "safety" else row["name"]
     problems = "; ".join(row["problems"])
     return [
         name,
         row["database"] or "?",
-        _age(row["age_s"]),
+        ago(row["age_s"]),
         human_bytes(row["bytes"]),
         shown,
         drilled,

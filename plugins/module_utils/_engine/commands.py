@@ -7,14 +7,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from .config import DEFAULT_PATH, Section, load_config
+from .config import DEFAULT_PATH, SCHEDULE_NAME, Section, load_config, load_schedule
 from .drill import drill
+from .due import Task, due_tasks
 from .dump import backup
 from .errors import ConfigError, InterruptedRun, SetError
 from .listing import Listed, list_sets
@@ -25,13 +26,14 @@ from .restore import restore
 from .retention import Policy
 from .rollback import roll_back
 from .run import Progress, Signalled
+from .schedule import Schedule
+from .settling import SettleRequest, settle_interrupted
+from .status import status_rows
 from .vault import Vault
 from .verify import verify
 
 #: Opens a display for one run; takes what the run is called.
 Watch = Callable[[str], AbstractContextManager[Optional[Progress]]]
-#: A run with its name; it makes its request when its turn comes and takes the display.
-_Task = tuple[str, Callable[[Any], Report]]
 
 #: Options that go into a request under their own name.
 _CHANGES = (
@@ -68,24 +70,34 @@ class Command:
                 state="Nothing was changed",
                 todo="Name it with --database",
             )
-        makers: dict[str, Callable[[], Iterator[_Task]]] = {
+        makers: dict[str, Callable[[], Iterator[Task]]] = {
             "backup": self._backup,
             "restore": self._restore,
             "rollback": self._rollback,
             "drill": self._drill,
             "verify": self._verify,
             "prune": self._prune,
+            "settle": self._settle,
+            "config": self._config,
         }
-        self._tasks = list(makers[self.name]()) if self.name in makers else []
+        tasks = list(makers[self.name]()) if self.name in makers else []
         #: Whether JSON is a list: as many documents as there are databases, directories or sets.
         self.several = (
-            self.name == "list" or len(self._tasks) > 1 or bool(getattr(options, "all", False))
+            self.name in ("list", "status", "due")
+            or len(tasks) > 1
+            or bool(getattr(options, "all", False))
         )
+        self._tasks: Iterable[Task] = tasks
+        if self.name == "due":
+            # What is due next shows only when the one before is done.
+            self._tasks = due_tasks(
+                self._sections, self._require_schedule(), self._policy, check=bool(options.check)
+            )
 
     def run(self, watch: Watch) -> Iterator[Outcome]:
         """Does it, one database after the other; a failure of one does not keep the next from its turn."""
-        for label, task in self._tasks:
-            outcome, ended = self._attempt(label, task, watch)
+        for task in self._tasks:
+            outcome, ended = self._attempt(task, watch)
             yield outcome
             if ended:
                 break
@@ -101,6 +113,10 @@ class Command:
             for directory, database in self._places()
             for one in list_sets(directory, database)
         ]
+
+    def status(self) -> list[dict[str, Any]]:
+        """What `status` shows: each database as plain values, problems first."""
+        return status_rows(self._sections, load_schedule(self._path), utc_now())
 
     # -- which databases ---------------------------------------------------------------------------
 
@@ -122,7 +138,7 @@ class Command:
             raise ConfigError(
                 "Without a file of settings --backup-dir is needed", state="Nothing was changed"
             )
-        needs_server = self.name in ("backup", "restore", "drill", "rollback")
+        needs_server = self.name in ("backup", "restore", "drill", "rollback", "settle", "status")
         whole = options.container or (options.project and options.service)
         if (needs_server and not whole) or (
             options.container and (options.project or options.service)
@@ -142,8 +158,12 @@ class Command:
         }
         return [Section(database, options.backup_dir.absolute(), settings)]
 
+    @property
+    def _path(self) -> Path:
+        return self._options.config or DEFAULT_PATH
+
     def _configured(self) -> list[Section]:
-        config = load_config(self._options.config or DEFAULT_PATH)
+        config = load_config(self._path)
         self._policy = config.policy
         every = list(config.sections.values())
         asked = self._asked
@@ -170,29 +190,33 @@ class Command:
 
     def _each(
         self, ask: Callable[[Section, Any], Report], sections: list[Section] | None = None
-    ) -> Iterator[_Task]:
+    ) -> Iterator[Task]:
         for section in sections or self._sections:
-            yield section.name, partial(ask, section)
+            yield Task(section.name, partial(ask, section))
 
-    def _backup(self) -> Iterator[_Task]:
+    def _backup(self) -> Iterator[Task]:
         return self._each(
             lambda section, progress: backup(section.backup(**self._changes), progress)
         )
 
-    def _restore(self) -> Iterator[_Task]:
+    def _restore(self) -> Iterator[Task]:
         return self._each(
             lambda section, progress: restore(section.restore(**self._changes), progress)
         )
 
-    def _rollback(self) -> Iterator[_Task]:
+    def _rollback(self) -> Iterator[Task]:
         return self._each(
             lambda section, progress: roll_back(section.restore(**self._changes), progress)
         )
 
-    def _drill(self) -> Iterator[_Task]:
-        return self._each(lambda section, progress: drill(section.drill(**self._changes), progress))
+    def _drill(self) -> Iterator[Task]:
+        # A throwaway server has no application that could be asked.
+        less = {} if self._changes.get("live") else {"http_checks": ()}
+        return self._each(
+            lambda section, progress: drill(section.drill(**self._changes, **less), progress)
+        )
 
-    def _verify(self) -> Iterator[_Task]:
+    def _verify(self) -> Iterator[Task]:
         if self._options.all:
             return iter(self._verify_all())
         source, sections = self._options.source or "latest", self._sections
@@ -202,13 +226,13 @@ class Command:
             lambda section, progress: verify(section.verify(**self._changes), progress), sections
         )
 
-    def _verify_all(self) -> list[_Task]:
+    def _verify_all(self) -> list[Task]:
         if self._options.source:
             raise ConfigError(
                 "Either --all or a set, not both", todo="See `firedrill verify --help`"
             )
-        tasks: list[_Task] = [
-            (one.recovery_set.name, partial(self._verify_one, directory, one))
+        tasks = [
+            Task(one.recovery_set.name, partial(self._verify_one, directory, one))
             for directory, database in self._places()
             for one in list_sets(directory, database)
         ]
@@ -228,30 +252,59 @@ class Command:
             section = Section("", directory, {key: known[key] for key in _WHERE if key in known})
         return verify(section.verify(**self._changes), progress, found=listed.recovery_set)
 
-    def _prune(self) -> Iterator[_Task]:
+    def _prune(self) -> Iterator[Task]:
         days = self._options.days
         policy = self._policy if days is None else Policy(days)
         for directory, database in self._places():
             request = PruneRequest(directory, policy, database, bool(self._options.check))
-            yield database or str(directory), partial(_prune, request)
+            yield Task(database or str(directory), partial(_prune, request))
+
+    def _settle(self) -> Iterator[Task]:
+        return self._each(
+            lambda section, progress: settle_interrupted(
+                SettleRequest(section.target(), section.directory, self._options.wait_s), progress
+            )
+        )
+
+    def _config(self) -> Iterator[Task]:
+        yield Task(str(self._path), lambda unused_progress: self._settings())
+
+    def _settings(self) -> Report:
+        schedule = load_schedule(self._path)
+        told = f"{self._policy.days:g} days; {schedule or 'this host has no schedule of its own'}"
+        return Report(
+            action="config",
+            changed=False,
+            msg=f"{self._path} is right: {_names(self._sections)}; sets are kept for {told}",
+            details={"databases": [section.name for section in self._sections]},
+        )
+
+    def _require_schedule(self) -> Schedule:
+        schedule = None if self._is_bare() else load_schedule(self._path)
+        if schedule is None:
+            raise ConfigError(
+                f"This host has no schedule of its own: there is no {self._path.with_name(SCHEDULE_NAME)}",
+                state="Nothing was begun",
+                todo="Play the role firedrill.postgres.schedule, or write the file",
+            )
+        return schedule
 
     # -- how a run ends ----------------------------------------------------------------------------
 
-    def _attempt(
-        self, label: str, task: Callable[[Any], Report], watch: Watch
-    ) -> tuple[Outcome, bool]:
+    def _attempt(self, task: Task, watch: Watch) -> tuple[Outcome, bool]:
         """The outcome, and whether a signal ended it, so that nothing more must begin."""
+        action, label = task.action or self.name, task.label
         try:
-            with watch(f"{self.name} {label}" if self.several else self.name) as progress:
-                report = task(progress)
+            with watch(f"{action} {label}" if self.several else action) as progress:
+                report = task.call(progress)
             return success(report), False
         except InterruptedRun as error:
             # The time limit is each database's own.
-            return failure(error, self.name, label), error.by_signal
+            return failure(error, action, label), error.by_signal
         except (KeyboardInterrupt, Signalled) as error:
-            return failure(error, self.name, label), True
+            return failure(error, action, label), True
         except Exception as error:  # noqa: BLE001 -- a person gets one line, the next database its turn
-            return failure(error, self.name, label), False
+            return failure(error, action, label), False
 
 
 def _asked(options: argparse.Namespace) -> str:

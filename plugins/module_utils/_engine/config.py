@@ -20,7 +20,8 @@ from .errors import ConfigError, HostError
 from .model import HttpCheck, Target
 from .restore import RestoreRequest
 from .retention import Policy
-from .schema import FILE
+from .schedule import Schedule
+from .schema import FILE, SCHEDULE
 from .verify import VerifyRequest
 
 try:
@@ -31,6 +32,8 @@ except ImportError:
     HAS_YAML = False
 
 DEFAULT_PATH = Path("/etc/firedrill/config.yml")
+#: Beside the settings.
+SCHEDULE_NAME = "schedule.yml"
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,22 @@ def load_config(path: Path) -> Config:
     :raises HostError: the file cannot be read here, or the YAML library is missing.
     """
     content, mode = _read(path)
+    config = parse_config(content, path)
+    sections = config.sections
+    if mode & 0o077 and any(_holds_secret(section.settings) for section in sections.values()):
+        raise ConfigError(
+            f"{path} holds a password or the body or headers of a request, and others can read it (mode {mode:04o})",
+            state="Nothing was changed",
+            todo=f"`chmod 600 {path}`, or move them to files of their own (`login_password_file`, `body_file`)",
+        )
+    return config
+
+
+def parse_config(content: Any, path: Path) -> Config:
+    """Settings from plain data, for a file that may not be there yet.
+
+    :raises ConfigError: they are wrong: all that is wrong, in one message; no text of a value is in it.
+    """
     problems: list[str] = []
     found = FILE("", content, problems)
     if isinstance(content, dict) and not problems:
@@ -109,18 +128,39 @@ def load_config(path: Path) -> Config:
         for section in sections.values():
             problems += _contradictions(section)
         problems += _collisions(list(sections.values()))
+    _refuse(path, problems)
+    return Config(path, sections, Policy(**found.get("retention", {})))
+
+
+def load_schedule(config: Path) -> Schedule | None:
+    """The schedule beside the settings; None when this host has none of its own.
+
+    :raises ConfigError: it is wrong.
+    :raises HostError: it cannot be read.
+    """
+    path = config.with_name(SCHEDULE_NAME)
+    if not path.exists():
+        return None
+    problems: list[str] = []
+    found = SCHEDULE("", _read(path)[0], problems)
+    drill = found.get("drill", {})
+    if not problems:
+        problems += [f"{key} is missing" for key in ("backup",) if key not in found]
+        problems += [
+            f"drill.{key} is missing" for key in ("day", "time") if drill and key not in drill
+        ]
+    _refuse(path, problems)
+    if not drill:
+        return Schedule(found["backup"], drill_day=0)
+    return Schedule(found["backup"], drill["time"], drill["day"])
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
     if problems:
         listed = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
         raise ConfigError(
             f"{path} cannot be used: {listed}", state="Nothing was changed", todo="Correct the file"
         )
-    if mode & 0o077 and any(_holds_secret(section.settings) for section in sections.values()):
-        raise ConfigError(
-            f"{path} holds a password or the body or headers of a request, and others can read it (mode {mode:04o})",
-            state="Nothing was changed",
-            todo=f"`chmod 600 {path}`, or move them to files of their own (`login_password_file`, `body_file`)",
-        )
-    return Config(path, sections, Policy(**found.get("retention", {})))
 
 
 def _read(path: Path) -> tuple[Any, int]:

@@ -41,6 +41,8 @@ _STDERR = 2
 _CHUNK_BYTES = 256 * 1024
 _KEEP_STDERR_BYTES = 64 * 1024
 _STOP_GRACE_S = 30
+#: A container has 1024 of them unless told otherwise.
+_FEW_SHARES = 128
 _DATA_DIRECTORY = "/var/lib/postgresql/data"
 
 
@@ -60,6 +62,11 @@ def _asking(what: str) -> Iterator[None]:
         raise HostError(f"{what}: the Docker engine refused: {message}") from error
     except (DockerException, requests.exceptions.RequestException, OSError) as error:
         raise HostError(f"{what}: the Docker engine no longer answers ({error})") from error
+
+
+def _cpu_shares() -> int | None:
+    """The processor shares of our own containers: few when we are niced, which containers do not inherit."""
+    return _FEW_SHARES if os.getpriority(os.PRIO_PROCESS, 0) > 0 else None
 
 
 @dataclass(frozen=True)
@@ -168,8 +175,11 @@ class Sidecar:
         # wait for somebody to read the output before it removes the container: for ever.
         with contextlib.suppress(OSError):
             self._raw.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(OSError):
-            self._socket.close()
+        # The response first: on Python 3.13 it complains on standard error when its socket is closed below it.
+        for one in (getattr(self._socket, "_response", None), self._socket):
+            if one is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    one.close()
 
 
 class Containers:
@@ -408,6 +418,7 @@ class Containers:
             volumes = dict.fromkeys(image["Config"].get("Volumes") or {}, "")
             host = self._api.create_host_config(
                 network_mode="none",
+                cpu_shares=_cpu_shares(),
                 cap_drop=["ALL"],
                 read_only=True,
                 security_opt=["no-new-privileges"],
@@ -466,6 +477,7 @@ class Containers:
                 self._api.create_volume(name, labels=labels)
                 host = self._api.create_host_config(
                     network_mode="none",
+                    cpu_shares=_cpu_shares(),
                     shm_size=shm_bytes or None,
                     # What the image's entrypoint needs to prepare the data directory and to leave root.
                     cap_drop=["ALL"],

@@ -48,7 +48,7 @@ class Entry:
 
 
 class Journal:
-    """The journal of one database, beside its recovery sets."""
+    """The journal of one database, beside its recovery sets; without a container's name, of all it was in."""
 
     def __init__(self, directory: Path, container: str, database: str) -> None:
         self.path = directory / f"{file_base(database)}.journal"
@@ -71,7 +71,7 @@ class Journal:
                 continue
             values = {key: value for key, value in content.items() if key in known}
             entry = Entry(**{**values, "stopped": tuple(values.get("stopped", ()))})
-            if entry.container == self._container:
+            if self._container in ("", entry.container):
                 runs[entry.run] = entry
         return list(runs.values())
 

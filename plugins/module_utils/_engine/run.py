@@ -85,11 +85,7 @@ class Run:
         self._counter = 0
 
     def __enter__(self) -> Run:
-        if os.geteuid() != 0:
-            raise HostError(
-                "Firedrill must run as root: it reads the server's socket below /proc and files of mode 0600",
-                todo="Use sudo, or `become: true` in the play",
-            )
+        _require_root()
         try:
             RUNTIME_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
             self._sweep_directories()
@@ -184,25 +180,47 @@ class Run:
         :raises BusyError: at once, when another run holds it.
         """
         digest = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:24]
-        path = RUNTIME_DIRECTORY / f"{digest}.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = (
-                    os.pread(descriptor, 200, 0).decode(errors="replace") or "an unknown process"
-                )
-                raise BusyError(
-                    f'Another run is working on database "{identity[-1]}": {holder}',
-                    state="Nothing was changed",
-                    todo="Wait until it has ended, then run this again",
-                ) from None
-            os.ftruncate(descriptor, 0)
-            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            os.pwrite(
-                descriptor, f"a {self.action}, process {os.getpid()}, since {since}".encode(), 0
-            )
+        with _hold(digest, f'working on database "{identity[-1]}"', f"a {self.action}"):
             yield
-        finally:
-            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def only_one(name: str) -> Iterator[None]:
+    """Keeps a second process on this host out that does the same.
+
+    :raises BusyError: at once, when there is one.
+    """
+    _require_root()
+    RUNTIME_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
+    with _hold(name, "doing the same", f"`firedrill {name}`"):
+        yield
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise HostError(
+            "Firedrill must run as root: it reads the server's socket below /proc and files of mode 0600",
+            todo="Use sudo, or `become: true` in the play",
+        )
+
+
+@contextlib.contextmanager
+def _hold(name: str, doing: str, holder: str) -> Iterator[None]:
+    path = RUNTIME_DIRECTORY / f"{name}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.pread(descriptor, 200, 0).decode(errors="replace") or "an unknown process"
+            raise BusyError(
+                f"Another run is {doing}: {other}",
+                state="Nothing was changed",
+                todo="Wait until it has ended, then run this again",
+            ) from None
+        os.ftruncate(descriptor, 0)
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        os.pwrite(descriptor, f"{holder}, process {os.getpid()}, since {since}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

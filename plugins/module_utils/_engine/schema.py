@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from datetime import time
 from typing import Any, cast
 
 from . import kinds
@@ -13,6 +16,7 @@ from .dump import EVIDENCE_LEVELS, parse_compression
 from .errors import ConfigError
 from .model import Assertion, Freshness, SqlScript
 from .restore import METHODS
+from .schedule import LAST_DAY
 
 _ANY_MAJOR = 99
 
@@ -126,4 +130,26 @@ FILE = kinds.fields(
         "databases": kinds.map_of(DATABASE),
         "retention": kinds.fields({"days": kinds.number(0)}),
     }
+)
+
+
+def _clock(place: str, value: Any, problems: list[str]) -> time:
+    # An unquoted 12:30 is the number 750 in YAML.
+    if isinstance(value, str) and re.fullmatch(r"\d\d:\d\d", value):
+        with contextlib.suppress(ValueError):
+            return time.fromisoformat(value)
+    problems.append(f'{place} has to be a time of the day in quotes, as in "02:00"')
+    return time()
+
+
+def _day(place: str, value: Any, problems: list[str]) -> int:
+    day = int(kinds.number(1, whole=True)(place, value, problems))
+    if day > LAST_DAY:
+        problems.append(f"{place} has to be a day that every month has, 1 to {LAST_DAY}")
+    return day
+
+
+#: The file of the schedule.
+SCHEDULE = kinds.fields(
+    {"backup": _clock, "drill": kinds.fields({"day": _day, "time": _clock})},
 )

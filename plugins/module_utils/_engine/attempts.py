@@ -1,0 +1,102 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the host's own schedule tried last: written before a try and after it, so that failures are told and not hammered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from .model import iso, parse_time
+from .vault import file_base
+
+_PAUSE_S = 3600.0
+_LONGEST_PAUSE_S = 86400.0
+#: The catch-up comes once an hour, and not on the second.
+_SLACK_S = 300.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The latest try of one job: for which moment of the schedule, when, and how it ended.
+
+    `failures` counts the tries for that moment that did not succeed; one that is under way counts already.
+    """
+
+    slot: str
+    at: str
+    failures: int = 1
+    ended: bool = False
+    msg: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.ended and self.failures > 0
+
+    def rests(self, slot: datetime, now: datetime) -> bool:
+        """Whether it is too early to try again for that moment: one hour after the first failure, then twice as long."""
+        if self.slot != iso(slot) or not self.failures:
+            return False
+        if not self.ended and self.failures == 1:
+            # A power cut, not a failure.
+            return False
+        pause_s = min(_PAUSE_S * float(1 << min(self.failures - 1, 10)), _LONGEST_PAUSE_S)
+        try:
+            passed_s = (now - parse_time(self.at)).total_seconds()
+        except ValueError:
+            return False
+        # A clock that was put back must not stop the backups.
+        return 0 <= passed_s < pause_s - _SLACK_S
+
+
+class Attempts:
+    """The latest tries of one database, by job, beside its recovery sets."""
+
+    def __init__(self, directory: Path, database: str) -> None:
+        self.path = directory / f"{file_base(database)}.attempts"
+
+    def latest(self, job: str) -> Attempt | None:
+        """The latest try of a job; a file that cannot be read knows none."""
+        values = self._read().get(job)
+        known = {entry.name: entry.type for entry in fields(Attempt)}
+        if not isinstance(values, dict) or not {"slot", "at"} <= values.keys():
+            return None
+        return Attempt(**{name: value for name, value in values.items() if name in known})
+
+    def begin(self, job: str, slot: datetime, now: datetime) -> None:
+        """Before a try."""
+        before = self.latest(job)
+        again = before.failures if before and before.slot == iso(slot) else 0
+        self._write(job, Attempt(iso(slot), iso(now), failures=again + 1))
+
+    def end(self, job: str, failure: str = "") -> None:
+        """After it: what went wrong, or nothing."""
+        attempt = self.latest(job)
+        if attempt:
+            failures = attempt.failures if failure else 0
+            self._write(job, replace(attempt, failures=failures, ended=True, msg=failure))
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _write(self, job: str, attempt: Attempt) -> None:
+        # Where even this cannot be written, what is tried will say so itself.
+        with contextlib.suppress(OSError):
+            content = {**self._read(), job: asdict(attempt)}
+            new = self.path.with_name(f".{self.path.name}.new")
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                json.dump(content, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self.path)

@@ -1,0 +1,224 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the host's schedule wants by now and has not got: made one after the other, never two at once.
+
+The same command serves the moment of the schedule, the catch-up after the host was off, and the repetition after a
+failure: it looks at what is there, not at why it was called.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Callable
+
+from .attempts import Attempts
+from .clock import await_clock, uptime_s
+from .config import Section
+from .drill import drill
+from .dump import backup
+from .errors import FiredrillError, HostError, TargetError
+from .listing import list_sets
+from .model import Report, iso, utc_now
+from .outcomes import failure
+from .prune import PruneRequest, prune
+from .retention import Policy
+from .run import Progress, only_one
+from .schedule import Schedule
+from .settling import SettleRequest, interrupted, settle_interrupted
+from .state import State, look
+from .vault import Vault
+
+#: So long a run waits for the network to set the clock.
+_CLOCK_WAIT_S = 600.0
+_BOOT_S = 300.0
+_PAUSE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run with its name; it makes its request when its turn comes, and takes the display."""
+
+    label: str
+    call: Callable[[Any], Report]
+    #: What it does, where a command does several things.
+    action: str = ""
+
+
+def due_tasks(
+    sections: Sequence[Section], schedule: Schedule, policy: Policy, *, check: bool
+) -> Iterator[Task]:
+    """One task after the other; which is the next depends on what became of the one before.
+
+    :param check: tasks that only say what is due.
+    :raises BusyError: this is being done already.
+    :raises HostError: the clock is not set.
+    """
+    with only_one("due"):
+        if not check:
+            yield from _settlements(sections)
+        doubt = await_clock(_newest(sections), 0 if check else _CLOCK_WAIT_S)
+        makers = (_Backup(schedule, policy, doubt), _Drill(schedule))
+        for maker in makers:
+            for section in sections:
+                yield from maker.tasks(section, check=check)
+
+
+def _settlements(sections: Sequence[Section]) -> Iterator[Task]:
+    for section in sections:
+        with suppress(FiredrillError):
+            if interrupted(section.directory, section.database):
+                yield Task(section.name, _Settle(section), "settle")
+
+
+class _Settle:
+    def __init__(self, section: Section) -> None:
+        self._section = section
+
+    def __call__(self, progress: Progress | None) -> Report:
+        request = SettleRequest(self._section.target(), self._section.directory)
+        return settle_interrupted(request, progress)
+
+
+def _newest(sections: Sequence[Section]) -> datetime | None:
+    """When the newest set of all was made."""
+    moments: list[datetime] = []
+    for directory in {section.directory for section in sections}:
+        with suppress(FiredrillError):
+            if directory.exists():
+                moments += [s.recovery_set.created for s in list_sets(directory) if s.database]
+    return max(moments, default=None)
+
+
+class _Job:
+    """One kind of work of the schedule."""
+
+    name = ""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+
+    def due(self, state: State, now: datetime) -> datetime | None:
+        """The moment of the schedule that it is due since."""
+        raise NotImplementedError
+
+    def last(self, state: State) -> datetime | None:
+        raise NotImplementedError
+
+    def run(self, section: Section, progress: Progress | None) -> Report:
+        raise NotImplementedError
+
+    def tasks(self, section: Section, *, check: bool) -> Iterator[Task]:
+        """The task, if it is due now."""
+        now = utc_now()
+        try:
+            state = look(section.directory, section.database, now)
+        except FiredrillError as error:
+            yield Task(section.name, _Fail(error), self.name)
+            return
+        slot = self.due(state, now)
+        if slot is None:
+            return
+        if check:
+            last = self.last(state)
+            words = f"the last is of {iso(last)}" if last else "there has been none"
+            report = Report(
+                action=self.name,
+                changed=True,
+                msg=f"A {self.name} is due since {iso(slot)}; {words}",
+                database=section.database,
+            )
+            yield Task(section.name, lambda unused_progress: report, self.name)
+            return
+        yield Task(section.name, _Try(self, section, slot), self.name)
+
+
+class _Fail:
+    def __init__(self, error: FiredrillError) -> None:
+        self._error = error
+
+    def __call__(self, unused_progress: Progress | None) -> Report:
+        raise self._error
+
+
+class _Try:
+    """A run of the schedule, with what becomes of it noted beside the sets."""
+
+    def __init__(self, job: _Job, section: Section, slot: datetime) -> None:
+        self._job = job
+        self._section = section
+        self._slot = slot
+
+    def __call__(self, progress: Progress | None) -> Report:
+        section, name = self._section, self._job.name
+        with suppress(FiredrillError):
+            # A first backup that fails needs a place where that is noted.
+            Vault(section.directory).prepare()
+        attempts = Attempts(section.directory, section.database)
+        attempts.begin(name, self._slot, utc_now())
+        try:
+            report = self._run(progress)
+        except Exception as error:
+            attempts.end(name, failure(error).error)
+            raise
+        untested = report.verdict in ("environment", "not_tested")
+        attempts.end(name, report.msg if untested else "")
+        return report
+
+    def _run(self, progress: Progress | None) -> Report:
+        while True:
+            try:
+                return self._job.run(self._section, progress)
+            except (HostError, TargetError):
+                # Soon after the boot the engine or the server may not be up yet.
+                if uptime_s() > _BOOT_S:
+                    raise
+            time.sleep(_PAUSE_S)
+
+
+class _Backup(_Job):
+    name = "backup"
+
+    def __init__(self, schedule: Schedule, policy: Policy, doubt: str) -> None:
+        super().__init__(schedule)
+        self._policy = policy
+        self._doubt = doubt
+        self._made: list[Section] = []
+
+    def due(self, state: State, now: datetime) -> datetime | None:
+        return state.backup_due(self._schedule, now)
+
+    def last(self, state: State) -> datetime | None:
+        return state.newest_at
+
+    def run(self, section: Section, progress: Progress | None) -> Report:
+        report = backup(section.backup(), progress)
+        report.warnings += [self._doubt] if self._doubt else []
+        self._made.append(section)
+        return report
+
+    def tasks(self, section: Section, *, check: bool) -> Iterator[Task]:
+        yield from super().tasks(section, check=check)
+        # Only a new set lets an old one go.
+        if section in self._made:
+            request = PruneRequest(section.directory, self._policy, section.database)
+            yield Task(section.name, lambda unused_progress: prune(request), "prune")
+
+
+class _Drill(_Job):
+    name = "drill"
+
+    def due(self, state: State, now: datetime) -> datetime | None:
+        return state.drill_due(self._schedule, now)
+
+    def last(self, state: State) -> datetime | None:
+        return state.last_drill.at if state.last_drill else None
+
+    def run(self, section: Section, progress: Progress | None) -> Report:
+        # A throwaway server has no application that could be asked.
+        return drill(section.drill(http_checks=()), progress)

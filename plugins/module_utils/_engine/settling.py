@@ -1,0 +1,86 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""After a power cut or a kill: what a restore had stopped is started again, without anybody at the keyboard."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .access import open_access
+from .errors import BusyError, ConfigError, FiredrillError, InterruptedRun, SetError
+from .journal import Entry, Journal
+from .model import Report, Target
+from .recovery import settle
+from .run import Progress, Run
+
+_PAUSE_S = 3.0
+
+
+@dataclass(frozen=True)
+class SettleRequest:
+    """Whose interrupted runs to settle, and how long to wait for the Docker engine and the server to come up."""
+
+    target: Target
+    directory: Path
+    wait_s: float = 0
+
+
+def interrupted(directory: Path, database: str) -> list[Entry]:
+    """Runs of the journal that have not ended, of whichever container; some may be under way right now."""
+    latest = {entry.container: entry for entry in Journal(directory, "", database).entries()}
+    return [entry for entry in latest.values() if not entry.ended]
+
+
+def settle_interrupted(request: SettleRequest, progress: Progress | None = None) -> Report:
+    """Ends what was interrupted; without such a thing neither Docker nor the server is asked.
+
+    :raises SetError: a `replace` was killed, so only another restore helps.
+    :raises FiredrillError: it could not be done, or whatever has to be up for it is not.
+    """
+    database = request.target.database
+    if not interrupted(request.directory, database):
+        return _report(database, "Nothing was interrupted")
+    with Run("settle", progress=progress) as run:
+        deadline = time.monotonic() + request.wait_s
+        while True:
+            try:
+                with run.phase("wait for the server"):
+                    return _settle(run, request)
+            except BusyError as error:
+                # Whoever holds the lock has settled it, or is what was taken for interrupted.
+                return _report(database, f"Left alone: {error.what}")
+            except (ConfigError, InterruptedRun, SetError):
+                raise
+            except FiredrillError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_PAUSE_S)
+
+
+def _settle(run: Run, request: SettleRequest) -> Report:
+    access = open_access(run, request.target)
+    database = request.target.database
+    with run.lock(*access.lock_identity):
+        journal = Journal(request.directory, access.container.name, database)
+        if journal.unfinished() is None:
+            return _report(
+                database,
+                f"Nothing was interrupted in container {access.container.name}, but something was in another: "
+                f"see {journal.path}",
+            )
+        notes = settle(access, journal)
+    if journal.unfinished():
+        raise SetError(
+            "; ".join(notes),
+            state="The application stays stopped",
+            todo=f"Restore a set (`firedrill restore latest --database {database}`)",
+        )
+    return _report(database, "; ".join(notes), changed=True, container=access.container.name)
+
+
+def _report(database: str, msg: str, *, changed: bool = False, container: str = "") -> Report:
+    return Report(action="settle", changed=changed, msg=msg, database=database, container=container)

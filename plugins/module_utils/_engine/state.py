@@ -1,0 +1,128 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What there is to know about one database from its directory alone: its sets, its drills, the schedule's last tries."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from .attempts import Attempt, Attempts
+from .clock import TOLERANCE_S
+from .drill import LOG_NAME
+from .listing import Listed, list_sets
+from .model import parse_time
+from .report import read_log
+from .schedule import Schedule
+
+#: A drill with one of these has shown something about the backup; the others are to be repeated.
+_HELD = ("pass", "partial")
+
+
+@dataclass(frozen=True)
+class Drill:
+    """The last drill in a throwaway server."""
+
+    verdict: str
+    at: datetime
+    set_name: str
+
+
+@dataclass(frozen=True)
+class State:
+    """One database at a moment. `newest` is the newest complete set of its schedule or of a person, if any is dated
+    up to now; `doubtful` names sets with a later date, `incomplete` newer ones that are not complete."""
+
+    newest: Listed | None = None
+    sets: tuple[Listed, ...] = ()
+    doubtful: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
+    last_drill: Drill | None = None
+    rto_s: float = 0.0
+    tries: dict[str, Attempt] = field(default_factory=dict)
+
+    @property
+    def newest_at(self) -> datetime | None:
+        return self.newest.recovery_set.created if self.newest else None
+
+    def backup_due(self, schedule: Schedule, now: datetime) -> datetime | None:
+        """The moment of the schedule whose backup is missing and may be made now."""
+        slot = schedule.last_backup(now)
+        if self.newest_at and self.newest_at >= slot:
+            return None
+        return None if self._rests("backup", slot, now) else slot
+
+    def drill_due(self, schedule: Schedule, now: datetime) -> datetime | None:
+        """The same of a drill; without a set there is nothing to drill."""
+        slot = schedule.last_drill(now)
+        if slot is None or self.newest is None or self._drilled_since(slot):
+            return None
+        return None if self._rests("drill", slot, now) else slot
+
+    def _drilled_since(self, slot: datetime) -> bool:
+        last = self.last_drill
+        if last is None or last.at < slot:
+            return False
+        # A set that was found bad does not answer for the next one.
+        same = bool(self.newest) and last.set_name == self.newest.recovery_set.name  # type: ignore[union-attr]
+        return last.verdict in _HELD or (last.verdict == "backup_bad" and same)
+
+    def _rests(self, job: str, slot: datetime, now: datetime) -> bool:
+        attempt = self.tries.get(job)
+        return bool(attempt and attempt.rests(slot, now))
+
+
+def look(directory: Path, database: str, now: datetime) -> State:
+    """Reads what is there.
+
+    :raises HostError: the directory cannot be read; one that is not there holds nothing.
+    """
+    tries = Attempts(directory, database)
+    latest = {job: tries.latest(job) for job in ("backup", "drill")}
+    known = {job: attempt for job, attempt in latest.items() if attempt}
+    if not directory.exists():
+        return State(tries=known)
+    listed = [one for one in list_sets(directory, database) if one.database == database]
+    backups = [one for one in listed if _purpose(one) == "backup"]
+    limit = now + timedelta(seconds=TOLERANCE_S)
+    dated = [one for one in backups if one.recovery_set.created <= limit]
+    newest = next((one for one in dated if one.complete), None)
+    newer = dated[: dated.index(newest)] if newest else dated
+    entries = [entry for entry in read_log(directory / LOG_NAME) if _is_drill(entry, database)]
+    return State(
+        newest=newest,
+        sets=tuple(listed),
+        doubtful=tuple(one.recovery_set.name for one in backups if one not in dated),
+        incomplete=tuple("; ".join(one.shortcomings) for one in newer),
+        last_drill=_last_drill(entries),
+        rto_s=next((float(e["rto_s"]) for e in reversed(entries) if _number(e.get("rto_s"))), 0.0),
+        tries=known,
+    )
+
+
+def _purpose(listed: Listed) -> str:
+    manifest = listed.recovery_set.manifest
+    return manifest.purpose if manifest else ""
+
+
+def _is_drill(entry: dict[str, Any], database: str) -> bool:
+    return entry.get("action") == "drill" and entry.get("database") == database
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and value > 0
+
+
+def _last_drill(entries: list[dict[str, Any]]) -> Drill | None:
+    for entry in reversed(entries):
+        if entry.get("target") == "live":
+            continue
+        with contextlib.suppress(ValueError):
+            at = parse_time(str(entry.get("at", "")))
+            return Drill(str(entry.get("verdict", "")), at, str(entry.get("set_name", "")))
+    return None

@@ -1,0 +1,145 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How protected this host is now: one row a database, with everything that somebody has to look after."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from . import clock
+from .config import Section
+from .containers import Containers
+from .errors import FiredrillError
+from .model import human_bytes, human_seconds, iso
+from .schedule import Schedule
+from .settling import interrupted
+from .state import State, look
+from .vault import Vault
+from .version import VERSION
+
+#: A run that begins at the time of the schedule may take so long before its set counts as missing.
+_GRACE_S = 2 * 3600.0
+_DRILL_GRACE_S = 86400.0
+#: Without a schedule of the host's own: the runbook's 24 hours, and time for the dump.
+_OLDEST_S = 26 * 3600.0
+#: The next dump, and one more while the oldest is not yet pruned.
+_SETS_OF_ROOM = 2
+
+
+def status_rows(
+    sections: Iterable[Section], schedule: Schedule | None, now: datetime
+) -> list[dict[str, Any]]:
+    """Each database as plain values for JSON, those with problems first. Nothing is changed, no server is asked."""
+    rows = [_row(section, schedule, now) for section in sections]
+    return sorted(rows, key=lambda row: (not row["problems"], row["name"]))
+
+
+def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str, Any]:
+    problems: list[str] = []
+    try:
+        state = look(section.directory, section.database, now)
+    except FiredrillError as error:
+        state = State()
+        problems.append(error.what)
+    newest, drill = state.newest, state.last_drill
+    free = Vault(section.directory).free_bytes()
+    problems += filter(None, [clock.doubt(now, None)])
+    problems += _of_sets(state, schedule, now) if not problems else []
+    problems += _of_drills(state, schedule, now)
+    problems += _of_room(state, free)
+    problems += _of_the_application(section)
+    next_drill = schedule.next_drill(now) if schedule else None
+    return {
+        "host": platform.node(),
+        "name": section.name,
+        "database": section.database,
+        "checked_at": iso(now),
+        "version": VERSION,
+        "backup_dir": str(section.directory),
+        "newest_set": {
+            "name": newest.recovery_set.name,
+            "created_at": iso(newest.recovery_set.created),
+            "age_s": round((now - newest.recovery_set.created).total_seconds()),
+            "bytes": newest.bytes,
+        }
+        if newest
+        else None,
+        "sets": len(state.sets),
+        "sets_bytes": sum(one.bytes for one in state.sets),
+        "last_drill": {
+            "verdict": drill.verdict,
+            "at": iso(drill.at),
+            "age_s": round((now - drill.at).total_seconds()),
+            "set": drill.set_name,
+        }
+        if drill
+        else None,
+        "rto_s": state.rto_s or None,
+        "next_backup": iso(schedule.next_backup(now)) if schedule else None,
+        "next_drill": iso(next_drill) if next_drill else None,
+        "free_bytes": free,
+        "problems": problems,
+    }
+
+
+def _of_sets(state: State, schedule: Schedule | None, now: datetime) -> list[str]:
+    found = []
+    at = state.newest_at
+    attempt = state.tries.get("backup")
+    failed = bool(attempt and attempt.failed and (at is None or iso(at) < attempt.at))
+    if attempt and failed:
+        found.append(f"the backup of {attempt.at} failed: {attempt.msg}")
+    if at is None:
+        found.append("there is no complete set")
+    elif schedule:
+        slot = schedule.last_backup(now - timedelta(seconds=_GRACE_S))
+        if at < slot:
+            found.append(f"no backup since {iso(at)}: that of {iso(slot)} is missing")
+    elif (now - at).total_seconds() > _OLDEST_S:
+        found.append(f"no backup for {human_seconds((now - at).total_seconds())}")
+    found += [f"a newer set is not complete: {words}" for words in state.incomplete]
+    found += [f"{name} is dated in the future: was a clock wrong?" for name in state.doubtful]
+    return found
+
+
+def _of_drills(state: State, schedule: Schedule | None, now: datetime) -> list[str]:
+    drill, attempt = state.last_drill, state.tries.get("drill")
+    if drill and drill.verdict not in ("pass", "partial"):
+        words = {"backup_bad": "found the backup bad", "environment": "could not be held here"}
+        said = words.get(drill.verdict, f"ended as {drill.verdict}")
+        return [f"the drill of {iso(drill.at)} {said} (set {drill.set_name or 'unknown'})"]
+    if attempt and attempt.failed and (drill is None or iso(drill.at) < attempt.at):
+        return [f"the drill of {attempt.at} failed: {attempt.msg}"]
+    if drill is None:
+        return ["no drill has been held"] if state.newest else []
+    slot = schedule.last_drill(now - timedelta(seconds=_DRILL_GRACE_S)) if schedule else None
+    if slot and drill.at < slot:
+        return [f"no drill since {iso(drill.at)}: that of {iso(slot)} is missing"]
+    return []
+
+
+def _of_room(state: State, free: int) -> list[str]:
+    if state.newest and free < _SETS_OF_ROOM * state.newest.bytes:
+        size = human_bytes(state.newest.bytes)
+        return [f"little room: {human_bytes(free)} free, the newest set has {size}"]
+    return []
+
+
+def _of_the_application(section: Section) -> list[str]:
+    """The container, and restores that were killed and not settled."""
+    found = []
+    try:
+        for entry in interrupted(section.directory, section.database):
+            found.append(
+                f"the {entry.action} of {entry.at} has not ended (`firedrill settle` ends one that was killed)"
+            )
+        target = section.target(password=False)
+        Containers().find(name=target.container, project=target.project, service=target.service)
+    except FiredrillError as error:
+        found.append(error.what)
+    return found
