@@ -103,7 +103,7 @@ package: dev
 .PHONY: integration integration-quick molecule demo-test
 integration: dev engine
 	$(ROOT) tools/test-images.sh
-	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadgroup --durations 10 tests/integration
+	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile --durations 10 tests/integration
 
 integration-quick: dev engine
 	$(ROOT) tools/test-images.sh

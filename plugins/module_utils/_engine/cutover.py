@@ -41,10 +41,12 @@ def cut_over(
             entry = journal.write(entry, step="done")
         raise
     finally:
-        with run.phase("downtime"):
+        with run.undisturbed(), run.phase("downtime"):
             troubles += services.start(access.containers, entry.stopped)
-        if entry.stopped:
-            run.state += "; " + ("; ".join(troubles) or "the application was started again")
+            if entry.stopped:
+                run.state += "; " + ("; ".join(troubles) or "the application was started again")
+            if entry.step == "swapped":
+                entry = journal.write(entry, step="done")
     return entry, troubles
 
 

@@ -19,7 +19,7 @@ from .journal import Journal
 from .manifest import FileEntry, Manifest, Source
 from .model import Compression, Evidence, Report, Target, human_bytes, human_seconds, iso, utc_now
 from .programs import Contents, outdated
-from .recovery import incomplete
+from .recovery import require_complete
 from .roles import read_roles
 from .run import Progress, Run
 from .server import Session
@@ -83,21 +83,14 @@ def backup(request: BackupRequest, progress: Progress | None = None) -> Report:
     with Run("backup", timeout_s=request.timeout_s, progress=progress) as run:
         access = open_access(run, request.target)
         with run.lock(*access.lock_identity):
-            _refuse_incomplete(access, request)
-            return backup_with(access, request)
-
-
-def _refuse_incomplete(access: Access, request: BackupRequest) -> None:
-    """A database that a killed `replace` left half full must not become the newest set."""
-    journal = Journal(request.directory, access.container.name, request.target.database)
-    if not request.check:
-        why = incomplete(access, journal)
-        if why:
-            raise SetError(
-                f"There is nothing complete to dump: {why}",
-                state="Nothing was changed",
-                todo="Restore a set first",
-            )
+            notes = []
+            if not request.check:
+                journal = Journal(request.directory, access.container.name, request.target.database)
+                # A database that a killed `replace` left half full must not become the newest set.
+                notes = require_complete(access, journal)
+            report = backup_with(access, request)
+            report.warnings[:0] = notes
+            return report
 
 
 def backup_with(access: Access, request: BackupRequest) -> Report:

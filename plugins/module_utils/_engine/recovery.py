@@ -9,7 +9,7 @@ from __future__ import annotations
 from . import services
 from .access import Access
 from .catalog import database_oid, drop_database
-from .errors import FiredrillError
+from .errors import SetError
 from .journal import Entry, Journal
 from .server import Session
 
@@ -18,6 +18,24 @@ def current_name(session: Session, oid: int) -> str:
     """The name that the database with this OID has now; "" when there is none."""
     found = session.value("SELECT datname FROM pg_database WHERE oid = %s", oid) if oid else None
     return str(found or "")
+
+
+def _is_half_replaced(entry: Entry, live_oid: int | None) -> bool:
+    return (
+        entry.method == "replace"
+        and entry.step in ("replacing", "created")
+        and live_oid != entry.live_oid
+    )
+
+
+def half_replaced(access: Access, journal: Journal) -> Entry | None:
+    """The killed `replace` that left the database incomplete; None when it is complete."""
+    entry = journal.unfinished()
+    if entry is None:
+        return None
+    with access.server.maintenance(entry.database) as session:
+        live_oid = database_oid(session, entry.database)
+    return entry if _is_half_replaced(entry, live_oid) else None
 
 
 def settle(access: Access, journal: Journal) -> list[str]:
@@ -31,14 +49,17 @@ def settle(access: Access, journal: Journal) -> list[str]:
     entry = journal.unfinished()
     if entry is None:
         return []
+    notes = _settle(access, journal, entry)
+    # Should the run fail later, whoever reads why has to know this too.
+    access.run.found += notes
+    return notes
+
+
+def _settle(access: Access, journal: Journal, entry: Entry) -> list[str]:
     database = access.target.database
     with access.server.maintenance(database) as session:
         live_oid = database_oid(session, database)
-        if (
-            entry.method == "replace"
-            and entry.step in ("replacing", "created")
-            and live_oid != entry.live_oid
-        ):
+        if _is_half_replaced(entry, live_oid):
             return [
                 f"a restore of {entry.set_name} by replace was killed at {entry.at} and left database "
                 f'"{database}" incomplete'
@@ -56,7 +77,8 @@ def _settle_swap(
 ) -> list[str]:
     what = f"a {entry.action} of {entry.set_name or entry.previous_name} was killed at {entry.at}"
     if entry.new_oid and live_oid == entry.new_oid:
-        notes = [f"{what}, after the databases had been swapped: it is complete"]
+        when = "swapped" if entry.method == "swap" else "restored"
+        notes = [f"{what}, after the database had been {when}: it is complete"]
         outcome = "done"
     else:
         notes = [f"{what}, before the databases were swapped: the live database is as it was"]
@@ -76,13 +98,17 @@ def _settle_swap(
     return notes
 
 
-def incomplete(access: Access, journal: Journal) -> str:
-    """Why the live database must not be dumped or drilled now; "" when it may be."""
-    entry = journal.unfinished()
-    if entry is None:
-        return ""
-    try:
-        notes = settle(access, journal)
-    except FiredrillError as error:
-        return str(error)
-    return "; ".join(notes) if journal.unfinished() else ""
+def require_complete(access: Access, journal: Journal) -> list[str]:
+    """Ends a run that was killed, as settle() does; for who reads the live database.
+
+    :raises SetError: a killed `replace` left it incomplete.
+    """
+    notes = settle(access, journal)
+    if journal.unfinished():
+        access.run.found.clear()
+        raise SetError(
+            f"There is nothing complete to dump: {'; '.join(notes)}",
+            state="Nothing was changed",
+            todo="Restore a set first",
+        )
+    return notes

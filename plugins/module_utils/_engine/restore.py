@@ -30,7 +30,7 @@ from .model import (
     human_seconds,
 )
 from .preflight import Plan, examine
-from .recovery import current_name, settle
+from .recovery import current_name, half_replaced, settle
 from .roles import create_roles
 from .run import Progress, Run
 from .server import Session
@@ -109,11 +109,10 @@ class _Restore:
             present = self._already_there(recovery_set)
             if present and not request.force:
                 return self._unchanged(recovery_set, present)
-            plan = self._examine(recovery_set)
-            if killed and killed.method == "replace":
-                plan.running_services = tuple(
-                    dict.fromkeys([*killed.stopped, *plan.running_services])
-                )
+            lost = half_replaced(self._access, self._journal)
+            plan = self._examine(recovery_set, "replace" if lost else request.method)
+            if lost:
+                self._take_over(lost, plan)
             plan.require_clean()
         if request.check:
             return self._forecast(plan)
@@ -129,6 +128,10 @@ class _Restore:
                 set_name=recovery_set.name,
                 sha256=_digest(recovery_set),
                 live_oid=plan.live_oid or 0,
+                # Killed at any later step, it leaves the database as incomplete as it is now.
+                step="replacing" if lost else "begun",
+                safety_set=lost.safety_set if lost else "",
+                stopped=lost.stopped if lost else (),
             )
         )
         try:
@@ -151,13 +154,26 @@ class _Restore:
 
     # -- before ------------------------------------------------------------------------------------
 
-    def _examine(self, recovery_set: RecoverySet) -> Plan:
+    def _take_over(self, lost: Entry, plan: Plan) -> None:
+        """What a killed `replace` left is no live database: nothing to keep, and not what it was like."""
+        plan.live_oid = None
+        plan.rows_live = {}
+        plan.running_services = tuple(dict.fromkeys([*lost.stopped, *plan.running_services]))
+        manifest = plan.manifest
+        if lost.safety_set:
+            with suppress(FiredrillError):
+                safety = self._vault.resolve(lost.safety_set, self._database)
+                manifest = safety.require_manifest()
+        if manifest:
+            plan.properties = manifest.properties
+
+    def _examine(self, recovery_set: RecoverySet, method: str) -> Plan:
         request = self._request
         return examine(
             self._access,
             self._vault,
             recovery_set,
-            method=request.method,
+            method=method,
             verify=request.verify,
             force=request.force,
             superusers=request.restore_superusers,
@@ -274,13 +290,21 @@ class _Restore:
         if plan.live_oid is not None and self._request.safety_dump:
             entry = self._safety_dump(entry)
         properties = self._properties(plan)
+        # A killed run may have left the database incomplete; then there is no way back before this step.
+        whole = self._tidy = entry.step != "replacing"
         entry = self._journal.write(
-            entry, step="stopping", stopped=plan.running_services, new_name=self._database
+            entry,
+            step="stopping" if whole else entry.step,
+            stopped=plan.running_services,
+            new_name=self._database,
         )
-        whole = True
         try:
             with access.server.maintenance(self._database) as session, run.phase("downtime"):
-                run.state = "The live database is as it was"
+                run.state = (
+                    "The live database is as it was"
+                    if whole
+                    else f'Database "{self._database}" is incomplete'
+                )
                 services.stop(access.containers, entry.stopped)
                 self._create_roles(session, plan)
                 entry = self._journal.write(entry, step="replacing")
@@ -292,17 +316,23 @@ class _Restore:
                     oid = create_database(session, self._database, properties)
                     entry = self._journal.write(entry, step="created", new_oid=oid)
                     comparison = self._fill(self._database, plan, properties, session)
+                    entry = self._journal.write(entry, step="swapped")
                     whole = True
+                    run.state = "The restore is complete"
                 except BaseException:
                     whole = self._return_to_safety(entry, properties)
                     raise
         finally:
             if whole:
-                with run.phase("downtime"):
+                with run.undisturbed(), run.phase("downtime"):
                     troubles = services.start(access.containers, entry.stopped)
-                self._notes += troubles
-                if entry.stopped:
-                    run.state += "; " + ("; ".join(troubles) or "the application was started again")
+                    self._notes += troubles
+                    if entry.stopped:
+                        run.state += "; " + (
+                            "; ".join(troubles) or "the application was started again"
+                        )
+                    if entry.step == "swapped":
+                        entry = self._journal.write(entry, step="done")
             else:
                 names = [access.containers.name_of(ident) for ident in entry.stopped]
                 run.state += f"; {', '.join(names) or 'the application'} stays stopped until a restore succeeds"

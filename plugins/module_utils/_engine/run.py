@@ -81,6 +81,8 @@ class Run:
         self._phase = ""
         self._cause = ""
         self._by_signal = False
+        self._shields = 0
+        self.found: list[str] = []
         self._handlers: dict[int, object] = {}
         self._counter = 0
 
@@ -114,8 +116,10 @@ class Run:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         shutil.rmtree(self.directory, ignore_errors=True)
-        if isinstance(error, FiredrillError) and not error.state:
-            error.state = self.state
+        if isinstance(error, FiredrillError):
+            error.state = error.state or self.state
+            if self.found:
+                error.what = f"First of all, {'; '.join(self.found)}. Then: {error.what}"
         if isinstance(error, Signalled):
             raise InterruptedRun(
                 f"The {self.action} was ended by {self._cause}",
@@ -133,7 +137,20 @@ class Run:
         else:
             self._by_signal = True
             self._cause = f"the signal {signal.Signals(number).name}"
-        raise Signalled
+        if not self._shields:
+            raise Signalled
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """A signal that arrives inside the block ends the run at its end, not in the middle of it."""
+        before = self._cause
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+        if self._cause != before and not self._shields:
+            raise Signalled
 
     @staticmethod
     def _sweep_directories() -> None:

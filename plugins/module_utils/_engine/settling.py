@@ -74,6 +74,7 @@ def _settle(run: Run, request: SettleRequest) -> Report:
             )
         notes = settle(access, journal)
     if journal.unfinished():
+        run.found.clear()
         raise SetError(
             "; ".join(notes),
             state="The application stays stopped",
