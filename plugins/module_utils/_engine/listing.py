@@ -98,11 +98,10 @@ def shortcomings(recovery_set: RecoverySet) -> tuple[str, ...]:
     manifest = recovery_set.manifest
     if manifest is None:
         return (recovery_set.problem,)
-    files = [(recovery_set.path, manifest.dump)]
-    if manifest.globals:
-        files.append((recovery_set.path.with_name(manifest.globals.name), manifest.globals))
     found = []
-    for path, entry in files:
+    for entry in manifest.entries:
+        # The dump is where it was found, whatever its manifest calls it.
+        path = recovery_set.path if entry is manifest.dump else recovery_set.path.with_name(entry.name)
         try:
             size = path.stat().st_size
         except OSError as error:

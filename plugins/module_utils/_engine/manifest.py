@@ -81,6 +81,11 @@ class Manifest:
     def created(self) -> datetime:
         return parse_time(self.created_at)
 
+    @property
+    def entries(self) -> tuple[FileEntry, ...]:
+        """Every file of the set but the manifest itself."""
+        return tuple(entry for entry in (self.dump, self.globals) if entry)
+
     def to_json(self) -> str:
         """The manifest's file: JSON whose `checksum` covers everything else in it."""
         content = asdict(self)

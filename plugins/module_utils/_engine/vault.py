@@ -85,9 +85,7 @@ class RecoverySet:
         :raises SetError: one is missing or not what was written.
         """
         manifest = self.require_manifest()
-        for entry in (manifest.dump, manifest.globals):
-            if entry is None:
-                continue
+        for entry in manifest.entries:
             path = self.path.with_name(entry.name)
             if path == self.path.with_name(manifest.dump.name):
                 path = self.path
