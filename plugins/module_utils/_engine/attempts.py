@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from .filenames import file_base
 from .model import iso, parse_time
-from .vault import file_base
 
 _PAUSE_S = 3600.0
 _LONGEST_PAUSE_S = 86400.0

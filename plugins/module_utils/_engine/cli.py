@@ -221,10 +221,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     shown = "-"
     if evidence:
         tables = f"{evidence['tables']} {'table' if evidence['tables'] == 1 else 'tables'}"
-        shown = (
-            f"none, {tables}"
-            if evidence["level"] == "none"
-            else f"{evidence['level']}, {tables}, {evidence['rows']} rows"
+        rows = f"{evidence['rows']} rows"
+        shown = {"none": f"none, {tables}", "sealed": f"sealed, {rows}"}.get(
+            evidence["level"], f"{evidence['level']}, {tables}, {rows}"
         )
     drilled = "never"
     if drill:

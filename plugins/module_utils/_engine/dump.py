@@ -348,11 +348,9 @@ def _warnings(manifest: Manifest, evidence: Evidence) -> tuple[str, ...]:
 def _shrunk(manifest: Manifest, earlier: list[RecoverySet]) -> str:
     """A warning when there are far fewer rows than in the set before."""
     last = earlier[0].manifest if earlier else None
-    if not last or "none" in (last.evidence.level, manifest.evidence.level):
-        return ""
-    if manifest.evidence.rows * 2 >= last.evidence.rows:
+    if not last or last.rows is None or manifest.rows is None or manifest.rows * 2 >= last.rows:
         return ""
     return (
-        f"this set has {manifest.evidence.rows} rows, {last.name} had {last.evidence.rows}: "
+        f"this set has {manifest.rows} rows, {last.name} had {last.rows}: "
         "was data lost before the dump?"
     )

@@ -35,6 +35,10 @@ class SetError(FiredrillError):
     """A recovery set is missing, incomplete, damaged or of another database."""
 
 
+class LockedError(FiredrillError):
+    """A set is encrypted, and there is no key, or none that opens it. Its content was not read."""
+
+
 class HostError(FiredrillError):
     """This host cannot do it now: no Docker engine, no right, no disk, a library missing."""
 

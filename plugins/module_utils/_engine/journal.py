@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from .errors import HostError
+from .filenames import file_base
 from .model import iso, utc_now
-from .vault import file_base, sync_directory
+from .vault import sync_directory
 
 #: The steps of a run in their order; the last two end it.
 STEPS = ("begun", "created", "stopping", "swapping", "replacing", "swapped", "done", "failed")

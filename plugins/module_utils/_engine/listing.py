@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .drill import LOG_NAME
 from .errors import HostError
+from .filenames import MANIFEST, dump_names, set_of_part
+from .manifest import Manifest
 from .model import iso
 from .report import last_drills, passed_sets
 from .vault import RecoverySet, Vault, load_set
@@ -43,7 +45,6 @@ class Listed:
     def as_dict(self, now: datetime) -> dict[str, Any]:
         """For JSON; ages in seconds at `now`. Without a manifest `evidence` is None."""
         manifest = self.recovery_set.manifest
-        evidence = manifest.evidence if manifest else None
         created = self.recovery_set.created
         return {
             "name": self.recovery_set.name,
@@ -53,11 +54,8 @@ class Listed:
             "created_at": iso(created),
             "age_s": round((now - created).total_seconds()),
             "bytes": self.bytes,
-            "evidence": (
-                {"level": evidence.level, "tables": len(evidence.tables), "rows": evidence.rows}
-                if evidence
-                else None
-            ),
+            "encryption": manifest.encryption.method if manifest and manifest.encryption else "",
+            "evidence": _evidence(manifest) if manifest else None,
             "last_drill": {"verdict": self.verdict, "at": self.drilled_at}
             if self.verdict
             else None,
@@ -100,8 +98,7 @@ def shortcomings(recovery_set: RecoverySet) -> tuple[str, ...]:
         return (recovery_set.problem,)
     found = []
     for entry in manifest.entries:
-        # The dump is where it was found, whatever its manifest calls it.
-        path = recovery_set.path if entry is manifest.dump else recovery_set.path.with_name(entry.name)
+        path = recovery_set.file_of(entry)
         try:
             size = path.stat().st_size
         except OSError as error:
@@ -125,11 +122,24 @@ def require_directory(directory: Path) -> None:
 
 def _without_dump(directory: Path) -> list[RecoverySet]:
     """Manifests whose dump file is gone."""
-    dumps = (
-        path.with_name(path.name[: -len(".json")] + ".dump") for path in directory.glob("*.json")
+    names = (set_of_part(path.name) for path in directory.glob(f"*{MANIFEST}"))
+    lost = (
+        dumps[0]
+        for dumps in ([directory / dump for dump in dump_names(name)] for name in names)
+        if not any(dump.exists() for dump in dumps)
     )
-    orphans = (load_set(dump) for dump in dumps if not dump.exists())
-    return [orphan for orphan in orphans if orphan.manifest]
+    orphans = (load_set(dump) for dump in lost)
+    return [
+        replace(orphan, path=directory / orphan.manifest.dump.name)
+        for orphan in orphans
+        if orphan.manifest
+    ]
+
+
+def _evidence(manifest: Manifest) -> dict[str, Any]:
+    """Of an encrypted set no more than the number of rows is known."""
+    tables = None if manifest.locked else len(manifest.evidence.tables)
+    return {"level": manifest.evidence.level, "tables": tables, "rows": manifest.rows or 0}
 
 
 def _size(recovery_set: RecoverySet) -> int:

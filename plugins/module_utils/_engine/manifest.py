@@ -10,14 +10,16 @@ import hashlib
 import json
 import sys
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from .errors import SetError
-from .model import DatabaseProperties, Evidence, Extension, Role, parse_time
+from .model import DatabaseProperties, Encryption, Evidence, Extension, Role, parse_time
 
 FORMAT = 1
+#: The level of the evidence of a manifest whose own is sealed.
+SEALED_LEVEL = "sealed"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Manifest:
     """The manifest of one recovery set; times are UTC, ISO 8601.
 
     `purpose` is `backup`, or `safety` for what a restore dumped before it destroyed: `latest` never means that.
+    In an encrypted set everybody can read the plain manifest, which has no more than what plain() leaves; the
+    whole one is the content of the file `sealed`, and there `plaintext` says what the decrypted files are like.
     """
 
     name: str
@@ -75,6 +79,10 @@ class Manifest:
     excluded_table_data: tuple[str, ...] = ()
     purpose: str = "backup"
     warnings: tuple[str, ...] = ()
+    encryption: Encryption | None = None
+    sealed: FileEntry | None = None
+    plaintext: tuple[FileEntry, ...] = ()
+    total_rows: int | None = None
     format: int = FORMAT
 
     @property
@@ -84,7 +92,41 @@ class Manifest:
     @property
     def entries(self) -> tuple[FileEntry, ...]:
         """Every file of the set but the manifest itself."""
-        return tuple(entry for entry in (self.dump, self.globals) if entry)
+        return tuple(entry for entry in (self.dump, self.globals, self.sealed) if entry)
+
+    @property
+    def locked(self) -> bool:
+        """Whether this is the plain manifest of an encrypted set."""
+        return self.evidence.level == SEALED_LEVEL
+
+    @property
+    def rows(self) -> int | None:
+        """The rows of all tables together, known of an encrypted set too; None when they were not counted."""
+        if self.locked:
+            return self.total_rows
+        return None if self.evidence.level == "none" else self.evidence.rows
+
+    def plain(self, sealed: FileEntry) -> Manifest:
+        """The manifest of an encrypted set as everybody may read it: nothing of the content but the number of rows.
+
+        :param sealed: the file that holds this whole one.
+        """
+        source = replace(
+            self.source, preload_libraries="", superuser="", system_identifier="", database_oid=0
+        )
+        return replace(
+            self,
+            source=source,
+            properties=DatabaseProperties("", "", "", ""),
+            extensions=(),
+            roles=(),
+            evidence=Evidence(SEALED_LEVEL),
+            excluded_table_data=(),
+            warnings=(),
+            plaintext=(),
+            sealed=sealed,
+            total_rows=self.rows,
+        )
 
     def to_json(self) -> str:
         """The manifest's file: JSON whose `checksum` covers everything else in it."""

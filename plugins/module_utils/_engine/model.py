@@ -53,6 +53,18 @@ class Compression:
 
 
 @dataclass(frozen=True)
+class Encryption:
+    """How files are encrypted: `method` is the program, `age` or `gpg`; each of the recipients can open them.
+
+    Of a request the recipients are public keys as they are given to the program (for gpg armored, in a manifest
+    their fingerprints).
+    """
+
+    method: str
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TableEvidence:
     """Rows and fingerprint of one table; `note` says why either is absent."""
 

@@ -263,15 +263,15 @@ def _examine_application(access: Access, plan: Plan, names: tuple[str, ...]) -> 
 def _compare_with_earlier(plan: Plan, vault: Vault, database: str) -> None:
     """A dump taken after an accident is the newest one, and holds the accident."""
     manifest = plan.manifest
-    if manifest is None or manifest.evidence.level == "none":
+    if manifest is None or manifest.rows is None:
         return
     older = [
-        s.manifest
+        (s.name, s.manifest.rows)
         for s in vault.sets(database)
-        if s.manifest and s.created < manifest.created and s.manifest.evidence.level != "none"
+        if s.manifest and s.created < manifest.created and s.manifest.rows is not None
     ]
-    if older and manifest.evidence.rows * 2 < older[0].evidence.rows:
+    if older and manifest.rows * 2 < older[0][1]:
         plan.warnings.append(
-            f"{manifest.name} has {manifest.evidence.rows} rows, {older[0].name} before it had "
-            f"{older[0].evidence.rows}: is it the dump of the accident? `before:{manifest.created_at}` takes the other"
+            f"{manifest.name} has {manifest.rows} rows, {older[0][0]} before it had {older[0][1]}: "
+            f"is it the dump of the accident? `before:{manifest.created_at}` takes the other"
         )

@@ -20,19 +20,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import ConfigError, HostError, SetError
+from .filenames import (
+    MANIFEST,
+    dump_names,
+    every_name,
+    file_base,
+    is_dump,
+    set_name,
+    set_of_part,
+)
 from .manifest import FileEntry, Manifest
 from .model import human_bytes, iso, parse_time
 
 _NAME = re.compile(r"(?P<base>.+)_(?P<stamp>\d{8}_\d{6})(?:_\d+)?")
 _CHUNK_BYTES = 1 << 20
-
-
-def file_base(database: str) -> str:
-    """A database's name as a file name: what is unsafe in one is percent-encoded byte by byte."""
-    safe = re.sub(
-        rb"[^A-Za-z0-9_.-]", lambda m: b"%%%02X" % m.group()[0], database.encode()
-    ).decode()
-    return re.sub(r"^[.-]", lambda m: f"%{ord(m.group()):02X}", safe)
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,12 @@ class RecoverySet:
 
     @property
     def name(self) -> str:
-        return (
-            self.path.name[: -len(".dump")] if self.path.name.endswith(".dump") else self.path.name
-        )
+        return set_name(self.path.name)
+
+    @property
+    def locked(self) -> bool:
+        """Whether it is encrypted and was not opened with a key: of its content nothing is known but the rows."""
+        return bool(self.manifest and self.manifest.locked)
 
     @property
     def created(self) -> datetime:
@@ -66,9 +70,12 @@ class RecoverySet:
 
     def files(self) -> list[Path]:
         """The files of the set that are there, the manifest first."""
-        stem = self.path.with_name(self.name)
-        paths = [Path(f"{stem}.json"), self.path, Path(f"{stem}.globals.sql")]
+        paths = dict.fromkeys([*map(self.path.with_name, every_name(self.name)), self.path])
         return [path for path in paths if path.exists()]
+
+    def file_of(self, entry: FileEntry) -> Path:
+        """Where a file of the manifest is: the dump where it was found, the others beside it."""
+        return self.path if is_dump(entry.name) else self.path.with_name(entry.name)
 
     def require_manifest(self) -> Manifest:
         """:raises SetError: there is none that can be believed."""
@@ -86,9 +93,7 @@ class RecoverySet:
         """
         manifest = self.require_manifest()
         for entry in manifest.entries:
-            path = self.path.with_name(entry.name)
-            if path == self.path.with_name(manifest.dump.name):
-                path = self.path
+            path = self.file_of(entry)
             try:
                 size = path.stat().st_size
             except OSError as error:
@@ -215,9 +220,7 @@ class Vault:
     def everything(self) -> list[RecoverySet]:
         """Every dump file of the directory, newest first, with or without a good manifest."""
         try:
-            paths = [
-                p for p in self.directory.iterdir() if p.name.endswith(".dump") and p.is_file()
-            ]
+            paths = [p for p in self.directory.iterdir() if is_dump(p.name) and p.is_file()]
         except OSError:
             return []
         return sorted(
@@ -243,7 +246,7 @@ class Vault:
             return self._of_file(named)
         # An unquoted 20260219_020000 is a number with a separator in YAML, and arrives without it.
         source = re.sub(r"^(\d{8})(\d{6})$", r"\1_\2", source)
-        wanted = {f"{source}.dump", f"{file_base(database)}_{source}.dump"}
+        wanted = {*dump_names(source), *dump_names(f"{file_base(database)}_{source}")}
         found = [s for s in self.everything() if s.path.name in wanted]
         if found:
             return found[0]
@@ -292,8 +295,9 @@ class Vault:
 
     @staticmethod
     def _of_file(path: Path) -> RecoverySet:
-        if path.name.endswith((".json", ".globals.sql")):
-            path = Path(re.sub(r"\.(json|globals\.sql)$", ".dump", str(path)))
+        if name := set_of_part(path.name):
+            dumps = [path.with_name(dump) for dump in dump_names(name)]
+            path = next((dump for dump in dumps if dump.exists()), dumps[0])
         try:
             with path.open("rb") as file:
                 empty = not file.read(1)
@@ -313,7 +317,7 @@ class Vault:
         """The runbook's `<db>_<YYYYmmdd_HHMMSS>`, with a number when a second has several."""
         base = f"{file_base(database)}_{moment.astimezone(timezone.utc).strftime('%Y%m%d_%H%M%S')}"
         name, number = base, 1
-        while (self.directory / f"{name}.dump").exists():
+        while any((self.directory / file).exists() for file in every_name(name)):
             number += 1
             name = f"{base}_{number}"
         return name
@@ -378,8 +382,7 @@ class Vault:
 
 def load_set(path: Path) -> RecoverySet:
     """A dump file with whatever manifest lies beside it."""
-    stem = path.name[: -len(".dump")] if path.name.endswith(".dump") else path.name
-    beside = path.with_name(f"{stem}.json")
+    beside = path.with_name(set_name(path.name) + MANIFEST)
     try:
         text = beside.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:

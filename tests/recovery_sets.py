@@ -1,0 +1,80 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Recovery sets as files only, for tests that need no server: manifests and bytes that nobody could restore."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.filenames import CIPHERS
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import (
+    FileEntry,
+    Manifest,
+    Source,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    DatabaseProperties,
+    Encryption,
+    Evidence,
+    Extension,
+    Role,
+    TableEvidence,
+)
+
+#: Words of the content, none of which an encrypted set may show.
+SECRETS = (
+    *("patients", "clinic", "hidden_owner", "hidden_role", "SCRAM-SHA-256", "hidden_extension"),
+    *("hidden_library", "hidden_superuser", "hidden_excluded", "hidden_warning", "hidden_comment"),
+)
+
+
+def a_manifest(method: str = "", name: str = "shop_20260219_020000") -> Manifest:
+    """The whole manifest of a set of database `shop` with 7 rows, encrypted with `method` or not."""
+    end = CIPHERS.get(method, "")
+    return Manifest(
+        name=name,
+        database="shop",
+        created_at="2026-02-19T02:00:00Z",
+        finished_at="2026-02-19T02:00:05Z",
+        firedrill_version="0.1.0",
+        compress="zstd:3",
+        source=Source(
+            *("pi", "shop-db-1", "shop", "db", "postgres:17", "sha256:1", "postgres@sha256:2"),
+            *("17.12", 17, "17.12", "7000", 16384, 8000000, "hidden_library", "hidden_superuser"),
+        ),
+        properties=DatabaseProperties("hidden_owner", "UTF8", "C", "C", comment="hidden_comment"),
+        extensions=(Extension("hidden_extension", "1", "public"),),
+        roles=(Role("hidden_role", password_hash="SCRAM-SHA-256$4096:x"),),
+        dump=FileEntry(f"{name}.dump{end}", 0, ""),
+        globals=FileEntry(f"{name}.globals.sql{end}", 0, ""),
+        evidence=Evidence(
+            "full",
+            "UTF8",
+            (TableEvidence("clinic", "patients", 16385, "table", 7, "12345"),),
+        ),
+        excluded_table_data=("hidden_excluded",),
+        warnings=("hidden_warning",),
+        encryption=Encryption(method, ("age1public",)) if method else None,
+    )
+
+
+def lay_out(directory: Path, method: str = "") -> Manifest:
+    """Writes a set whose files have the sizes and hashes of its manifest, which is returned as it was written."""
+    whole = a_manifest(method)
+    written = replace(whole, dump=_file(directory, whole.dump.name))
+    if whole.globals:
+        written = replace(written, globals=_file(directory, whole.globals.name))
+    if method:
+        written = written.plain(_file(directory, f"{whole.name}.sealed.json{CIPHERS[method]}"))
+    (directory / f"{whole.name}.json").write_text(written.to_json())
+    return written
+
+
+def _file(directory: Path, name: str) -> FileEntry:
+    content = f"the bytes of {name}".encode()
+    (directory / name).write_bytes(content)
+    return FileEntry(name, len(content), hashlib.sha256(content).hexdigest())
