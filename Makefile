@@ -103,11 +103,11 @@ package: dev
 .PHONY: integration integration-quick molecule demo-test
 integration: dev engine
 	$(ROOT) tools/test-images.sh
-	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile --durations 10 --ignore tests/integration/unproven tests/integration
+	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile --durations 10 -ra tests/integration
 
 integration-quick: dev engine
 	$(ROOT) tools/test-images.sh
-	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) -m 'not slow' --ignore tests/integration/unproven tests/integration
+	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) -m 'not slow' tests/integration
 
 molecule: dev engine
 	FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 $(ROOT) tools/test-images.sh

@@ -86,13 +86,14 @@ class Tcp:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
     def connect(self) -> socket.socket:
         try:
             return socket.create_connection((self.host, self.port), timeout=10)
         except OSError as error:
-            raise TargetError(
-                f"{self.host}:{self.port} does not answer: {error.strerror or error}"
-            ) from error
+            raise TargetError(f"{self} does not answer: {error.strerror or error}") from error
 
     @contextlib.contextmanager
     def address(self, unused_directory: Callable[[], Path]) -> Iterator[tuple[str, int]]:

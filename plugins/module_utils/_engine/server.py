@@ -262,6 +262,7 @@ class Server:
 
     def _refusal(self, database: str, text: str) -> TargetError:
         where = f"container {self.container.name}"
+        explicit = isinstance(self.endpoint, Tcp)
         # A line that is indented only asks whether the server is running.
         lines = [line for line in text.splitlines() if line.strip() and not line[0].isspace()]
         line = lines[-1] if lines else "no answer"
@@ -282,9 +283,16 @@ class Server:
             r"no password supplied|password authentication failed|Peer authentication", text
         ):
             return TargetError(
-                f'The server in {where} does not let role "{self.user}" in over its local socket: {line}',
+                f'The server in {where} does not let role "{self.user}" in over '
+                f"{self.endpoint if explicit else 'its local socket'}: {line}",
                 state="Nothing was changed",
                 todo="Set `login_password` (for peer authentication also `login_host` and `login_port`)",
+            )
+        if explicit:
+            return TargetError(
+                f'Database "{database}" of {where} cannot be reached at {self.endpoint}: {line}',
+                state="Nothing was changed",
+                todo="Correct `login_host` and `login_port`, or leave them out: the container's own socket is used then",
             )
         return TargetError(
             f'Database "{database}" in {where} cannot be reached: {line}',

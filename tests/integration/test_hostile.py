@@ -102,7 +102,7 @@ CREATE OPERATOR {schema}.= (function = {schema}.equal, leftarg = "char", rightar
 
 
 def harm_done(server: Postgres, role: str) -> str:
-    file = server.sql(f"SELECT pg_read_file('/tmp/{role}', true)")
+    file = server.sql(f"SELECT pg_read_file('/tmp/{role}', 0, 9999, true)")
     return file or server.sql(f"SELECT rolname FROM pg_roles WHERE rolname = '{role}' AND rolsuper")
 
 
