@@ -23,12 +23,12 @@ options:
         M(firedrill.postgres.restore_drill) for one database. Empty ones are left out.
     type: dict
     required: true
-  days:
-    description: How many days the recovery sets are kept.
-    type: float
-    default: 7
   more:
     description: Further databases of the host, by name, each with the settings that the file has for it.
+    type: dict
+    default: {}
+  retention:
+    description: How long recovery sets are kept, as the file has it.
     type: dict
     default: {}
 """
@@ -36,7 +36,7 @@ options:
 EXAMPLES = r"""
 - name: Write the settings of the firedrill command
   ansible.builtin.copy:
-    content: "{{ settings | firedrill.postgres.host_settings(days=7) }}"
+    content: "{{ settings | firedrill.postgres.host_settings(retention={'days': 7}) }}"
     dest: /etc/firedrill/config.yml
     mode: "0600"
   no_log: true
@@ -73,6 +73,8 @@ from ansible_collections.firedrill.postgres.plugins.modules import (
 )
 
 _HEAD = "# Written by Ansible (firedrill.postgres.engine): changes by hand are lost.\n"
+#: Groups of settings beside those of the databases.
+GROUPS = frozenset({"retention"})
 #: What is asked for in each run, and not set once.
 _NOT_SETTINGS = ("dest", "src", "state", "target", "fail_on", "log_file", "force")
 _RENAMED = {"timeout": "timeout_s"}
@@ -91,7 +93,7 @@ def options() -> dict[str, Any]:
     return specs
 
 
-def host_settings(given: Any, days: Any = 7, more: Any = None) -> str:
+def host_settings(given: Any, more: Any = None, **groups: Any) -> str:
     """See DOCUMENTATION."""
     plain = _plain(given)
     if not isinstance(plain, dict):
@@ -110,7 +112,7 @@ def host_settings(given: Any, days: Any = 7, more: Any = None) -> str:
         raise AnsibleFilterError(f'The settings are wrong: the database "{name}" is there twice')
     content = {
         "backup_dir": settings.pop("backup_dir", ""),
-        "retention": {"days": _number(days)},
+        **_groups(groups),
         "databases": {
             name: {_RENAMED.get(key, key): value for key, value in settings.items()},
             **further,
@@ -121,6 +123,14 @@ def host_settings(given: Any, days: Any = 7, more: Any = None) -> str:
     except ConfigError as error:
         raise AnsibleFilterError(str(error)) from None
     return _HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _groups(found: dict[str, Any]) -> dict[str, Any]:
+    """The groups of settings that hold for the whole host; an empty one means that the file has none."""
+    unknown = sorted(found.keys() - GROUPS)
+    if unknown:
+        raise AnsibleFilterError(f"host_settings does not know {', '.join(unknown)}")
+    return {name: _plain(value) for name, value in found.items() if value}
 
 
 def _given(value: Any) -> Any:
@@ -142,15 +152,6 @@ def _plain(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)
     return value if value is None else str(value)
-
-
-def _number(value: Any) -> Any:
-    plain = _plain(value)
-    try:
-        number = float(plain)
-    except (TypeError, ValueError):
-        return plain
-    return int(number) if number.is_integer() else number
 
 
 class FilterModule:
