@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from .durable import read_object, replace_file
 from .filenames import file_base
 from .model import iso, parse_time
 
@@ -64,7 +63,7 @@ class Attempts:
 
     def latest(self, job: str) -> Attempt | None:
         """The latest try of a job; a file that cannot be read knows none."""
-        values = self._read().get(job)
+        values = read_object(self.path).get(job)
         known = {entry.name: entry.type for entry in fields(Attempt)}
         if not isinstance(values, dict) or not {"slot", "at"} <= values.keys():
             return None
@@ -83,20 +82,8 @@ class Attempts:
             failures = attempt.failures if failure else 0
             self._write(job, replace(attempt, failures=failures, ended=True, msg=failure))
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def _write(self, job: str, attempt: Attempt) -> None:
         # Where even this cannot be written, what is tried will say so itself.
         with contextlib.suppress(OSError):
-            content = {**self._read(), job: asdict(attempt)}
-            new = self.path.with_name(f".{self.path.name}.new")
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                json.dump(content, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self.path)
+            content = {**read_object(self.path), job: asdict(attempt)}
+            replace_file(self.path, json.dumps(content, indent=1))

@@ -13,6 +13,7 @@ from pathlib import Path
 from . import __version__
 from .access import Access, open_access
 from .catalog import database_bytes, database_oid, read_extensions, read_properties
+from .durable import sync_directory
 from .errors import ConfigError, HostError, ServerError, SetError, ToolError
 from .evidence import Collector, sequence_evidence, sequence_values, snapshot
 from .journal import Journal
@@ -23,7 +24,7 @@ from .recovery import require_complete
 from .roles import read_roles
 from .run import Progress, Run
 from .server import Session
-from .vault import HashingFile, RecoverySet, Vault, load_set, sync_directory
+from .vault import HashingFile, RecoverySet, Vault, load_set
 
 EVIDENCE_LEVELS = ("full", "counts", "none")
 _METHODS = ("zstd", "gzip", "lz4", "none")

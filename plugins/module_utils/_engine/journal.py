@@ -11,10 +11,10 @@ import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from .durable import sync_directory
 from .errors import HostError
 from .filenames import file_base
 from .model import iso, utc_now
-from .vault import sync_directory
 
 #: The steps of a run in their order; the last two end it.
 STEPS = ("begun", "created", "stopping", "swapping", "replacing", "swapped", "done", "failed")

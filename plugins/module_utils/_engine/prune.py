@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .durable import sync_directory
 from .errors import ConfigError, HostError
 from .listing import Listed, list_sets, require_directory
 from .model import Report, human_bytes, utc_now
 from .retention import Candidate, Decision, Policy, decide
-from .vault import Vault, sync_directory
+from .vault import Vault
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+from .durable import sync_directory
 from .errors import BusyError, HostError
 from .model import Report, human_seconds, iso, parse_time, utc_now
-from .vault import sync_directory
 
 _TITLE = "# Backup restore drills\n"
 _ENTRY = "Backup restore validation"

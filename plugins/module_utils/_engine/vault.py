@@ -393,12 +393,3 @@ def load_set(path: Path) -> RecoverySet:
         return RecoverySet(path, Manifest.from_json(text, str(beside)))
     except SetError as error:
         return RecoverySet(path, None, error.what)
-
-
-def sync_directory(directory: Path) -> None:
-    """The names in a directory are on the disk afterwards."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
