@@ -43,6 +43,10 @@ class HostError(FiredrillError):
     """This host cannot do it now: no Docker engine, no right, no disk, a library missing."""
 
 
+class OffsiteError(FiredrillError):
+    """An offsite target cannot be reached, lets nobody in, is full, or does not hold what it was given."""
+
+
 class BusyError(FiredrillError):
     """Another run is working on the same database."""
 

@@ -1,0 +1,138 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Programs of the host: run to their end with their status looked at, and never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Callable
+
+from .errors import HostError
+
+_CHUNK_BYTES = 1 << 20
+_KEPT_BYTES = 1 << 16
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended: its exit status (negative: the signal), what it printed, and the end of its messages."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+    out_of_time: bool = False
+
+    @property
+    def told(self) -> str:
+        """The last line of its messages."""
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        return lines[-1][:400] if lines else ""
+
+
+def run_program(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    consume: Callable[[bytes], object] | None = None,
+    timeout_s: float = 0,
+) -> Ended:
+    """Runs a program that asks nothing and waits for its end, whatever that is.
+
+    It leads a process group of its own, which is ended when this is interrupted; should this process be killed, the
+    kernel ends the program (PR_SET_PDEATHSIG of prctl(2)).
+
+    :param environment: what is added to the environment, of this program only.
+    :param consume: takes its output piece by piece; without it the output is collected.
+    :param timeout_s: seconds after which it is ended; 0 means never.
+    :raises HostError: it is not installed, or cannot be started.
+    """
+    try:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 -- nothing but one system call
+        )
+    except FileNotFoundError as error:
+        raise HostError(
+            f"The program {command[0]} is missing on this host", todo="Install its package"
+        ) from error
+    except OSError as error:
+        raise HostError(f"{command[0]} cannot be started: {error.strerror}") from error
+    return _attend(process, consume, timeout_s)
+
+
+def _attend(
+    process: subprocess.Popen[bytes],
+    consume: Callable[[bytes], object] | None,
+    timeout_s: float,
+) -> Ended:
+    assert process.stdout
+    assert process.stderr
+    messages = _Tail(process.stderr)
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        _kill(process)
+
+    timer = threading.Timer(timeout_s, give_up)
+    timer.daemon = True
+    collected: list[bytes] = []
+    take = consume or collected.append
+    messages.start()
+    try:
+        if timeout_s:
+            timer.start()
+        while chunk := os.read(process.stdout.fileno(), _CHUNK_BYTES):
+            take(chunk)
+        status = process.wait()
+    finally:
+        timer.cancel()
+        # What it started may outlive it, and would hold the pipes open.
+        _kill(process)
+        process.wait()
+        messages.join()
+        process.stdout.close()
+        process.stderr.close()
+    return Ended(status, b"".join(collected), messages.text, late.is_set())
+
+
+class _Tail(threading.Thread):
+    """Reads a stream to its end and keeps the last of it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(daemon=True)
+        self._descriptor = stream.fileno()
+        self._kept = b""
+
+    def run(self) -> None:
+        while chunk := os.read(self._descriptor, 8192):
+            self._kept = (self._kept + chunk)[-_KEPT_BYTES:]
+
+    @property
+    def text(self) -> str:
+        return self._kept.decode(errors="replace")
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,166 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The ledger of offsite copies: which set was confirmed at which target and when, and what went wrong there last."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Callable
+
+from .durable import read_object, replace_file
+from .errors import HostError
+from .filenames import file_base
+from .model import iso
+
+#: What became of a set at a target. `confirmed`: all of it is there, checked. `lost`: it was, and is gone.
+#: `removed`: the retention removed it, so it is not uploaded again.
+CONFIRMED, LOST, REMOVED = "confirmed", "lost", "removed"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One set at one target. `proof` says how the far end showed it; times are UTC, ISO 8601."""
+
+    state: str
+    at: str
+    created_at: str = ""
+    bytes: int = 0
+    proof: str = ""
+
+
+@dataclass(frozen=True)
+class TargetState:
+    """One target: when it last answered and had everything (`whole_at`), and since when it fails, with the reason."""
+
+    whole_at: str = ""
+    failing_since: str = ""
+    error: str = ""
+    copies: dict[str, Copy] = field(default_factory=dict)
+
+    def confirmed(self) -> list[str]:
+        """The names of the sets that were confirmed there, newest first."""
+        found = [
+            (copy.created_at, name) for name, copy in self.copies.items() if copy.state == CONFIRMED
+        ]
+        return [name for unused_created, name in sorted(found, reverse=True)]
+
+
+class Ledger:
+    """The ledger of one database, beside its recovery sets. One that cannot be read knows nothing: then it is asked anew."""
+
+    def __init__(self, directory: Path, database: str) -> None:
+        self.path = directory / f"{file_base(database)}.offsite"
+
+    def targets(self) -> dict[str, TargetState]:
+        """What is known, by the target's name."""
+        found = read_object(self.path).get("targets")
+        if not isinstance(found, dict):
+            return {}
+        return {
+            str(name): _state(content)
+            for name, content in found.items()
+            if isinstance(content, dict)
+        }
+
+    def target(self, name: str) -> TargetState:
+        """What is known of one target; nothing of one that was never tried."""
+        return self.targets().get(name, TargetState())
+
+    def copy_of(self, set_name: str, target: str) -> Copy | None:
+        return self.target(target).copies.get(set_name)
+
+    def confirmed(self, set_name: str, target: str) -> bool:
+        """Whether all of that set was shown to be at that target."""
+        copy = self.copy_of(set_name, target)
+        return bool(copy and copy.state == CONFIRMED)
+
+    def note(self, set_name: str, target: str, copy: Copy) -> None:
+        """What became of a set at a target.
+
+        :raises HostError: it cannot be written.
+        """
+        self._update(target, lambda state: replace(state, copies={**state.copies, set_name: copy}))
+
+    def removed(self, set_name: str, target: str, now: datetime) -> None:
+        """The retention removed a set there; to be noted before the first file goes.
+
+        :raises HostError: it cannot be written.
+        """
+        before = self.copy_of(set_name, target) or Copy(REMOVED, "")
+        self.note(set_name, target, replace(before, state=REMOVED, at=iso(now)))
+
+    def forget(self, target: str, set_names: Iterable[str]) -> None:
+        """Sets that are neither here nor there any more."""
+        gone = set(set_names)
+        self._update(
+            target,
+            lambda state: replace(
+                state,
+                copies={name: copy for name, copy in state.copies.items() if name not in gone},
+            ),
+        )
+
+    def succeeded(self, target: str, now: datetime) -> None:
+        """A run found or made everything there."""
+        self._update(
+            target, lambda state: replace(state, whole_at=iso(now), failing_since="", error="")
+        )
+
+    def failed(self, target: str, error: str, now: datetime) -> None:
+        """A run could not do all that it had to there."""
+        self._update(
+            target,
+            lambda state: replace(
+                state, failing_since=state.failing_since or iso(now), error=error
+            ),
+        )
+
+    def _update(self, target: str, change: Callable[[TargetState], TargetState]) -> None:
+        try:
+            with self._alone():
+                known = self.targets()
+                known[target] = change(known.get(target, TargetState()))
+                content = {"targets": {name: asdict(state) for name, state in known.items()}}
+                text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+                replace_file(self.path, text + "\n")
+        except OSError as error:
+            raise HostError(
+                f"The ledger {self.path} cannot be written: {error.strerror}"
+            ) from error
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A copy and a prune may write at the same time, each its own lines."""
+        path = self.path.with_name(f".{self.path.name}.lock")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _state(content: dict[str, Any]) -> TargetState:
+    texts = {
+        entry.name: str(content.get(entry.name) or "")
+        for entry in fields(TargetState)
+        if entry.name != "copies"
+    }
+    copies = content.get("copies")
+    known = {}
+    for name, one in copies.items() if isinstance(copies, dict) else ():
+        with contextlib.suppress(TypeError, ValueError, AttributeError):
+            known[str(name)] = Copy(**{key: one[key] for key in one if key in _COPY})
+    return TargetState(**texts, copies=known)
+
+
+_COPY = {entry.name for entry in fields(Copy)}

@@ -1,0 +1,331 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The copies of recovery sets at the offsite targets: uploaded whole, the manifest last, and checked at the far end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, FiredrillError, OffsiteError, SetError
+from .filenames import MANIFEST
+from .ledger import CONFIRMED, LOST, REMOVED, Copy, Ledger
+from .listing import list_sets
+from .manifest import FileEntry, Manifest
+from .model import Report, human_bytes, iso, utc_now
+from .rclone import RcloneStore
+from .rsync import RsyncStore
+from .run import Progress, Run
+from .stores import FarSet, Store
+from .targets import Offsite, OffsiteTarget, RcloneTarget
+from .vault import RecoverySet, sha256_of
+
+#: A verdict: at least one target has not got all sets now.
+NOT_OFFSITE = "not_offsite"
+
+
+@dataclass(frozen=True)
+class CopyRequest:
+    """Whose sets to bring to which targets; with `check` only says what is missing there."""
+
+    directory: Path
+    database: str
+    offsite: Offsite
+    timeout_s: float = 0
+    check: bool = False
+
+
+def store_of(target: OffsiteTarget, folder: str) -> Store:
+    """The store of a target, for the sets in its directory `folder`. Nothing is asked of it yet."""
+    if isinstance(target, RcloneTarget):
+        return RcloneStore(target, folder)
+    return RsyncStore(target, folder)
+
+
+def copy_sets(request: CopyRequest, progress: Progress | None = None) -> Report:
+    """Brings every complete set that a target has not confirmed to it, the newest first; one target after the other.
+
+    A target that fails does not keep the others from theirs: the verdict is then `not_offsite`, and `targets` in the
+    details says for each what was uploaded and what went wrong.
+
+    :raises ConfigError: there is no target.
+    :raises FiredrillError: nothing could be tried.
+    """
+    if not request.offsite.targets:
+        raise ConfigError(
+            "There is no offsite target",
+            state="Nothing was copied",
+            todo="Name one under `offsite` in the settings (docs/offsite.md)",
+        )
+    with Run("copy", timeout_s=request.timeout_s, progress=progress) as run:
+        run.state = "What was confirmed before stays so"
+        with run.lock("offsite", str(request.directory), request.database):
+            return _Copying(run, request).report()
+
+
+@dataclass
+class _Outcome:
+    """What became of one target."""
+
+    target: str
+    place: str
+    uploaded: list[str] = field(default_factory=list)
+    confirmed: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    bytes: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "target": self.target,
+            "place": self.place,
+            "uploaded": self.uploaded,
+            "confirmed": self.confirmed,
+            "lost": self.lost,
+            "missing": self.missing,
+            "bytes": self.bytes,
+            "error": "; ".join(self.errors),
+        }
+
+
+class _Copying:
+    def __init__(self, run: Run, request: CopyRequest) -> None:
+        self._run = run
+        self._request = request
+        self._ledger = Ledger(request.directory, request.database)
+        self._warnings: list[str] = []
+
+    def report(self) -> Report:
+        request = self._request
+        listed = list_sets(request.directory, request.database)
+        sets = [
+            one.recovery_set for one in listed if one.complete and one.database == request.database
+        ]
+        outcomes = [self._target(target, sets) for target in request.offsite.targets]
+        failed = [one for one in outcomes if one.errors]
+        self._warnings += [
+            f"offsite target {one.target}: {text}" for one in failed for text in one.errors
+        ]
+        uploads = sum(len(one.uploaded) for one in outcomes)
+        size = human_bytes(sum(one.bytes for one in outcomes))
+        wanting = sum(len(one.missing) for one in outcomes)
+        if request.check:
+            msg = f"Would upload {uploads} copies ({size})" if uploads else "Nothing is missing"
+        elif uploads:
+            msg = f"{uploads} copies uploaded and confirmed ({size})"
+        else:
+            msg = "Nothing had to be uploaded" if not wanting else "Nothing was uploaded"
+        names = [one.target for one in outcomes if not one.errors]
+        msg += (
+            f"; all {len(sets)} sets are at {', '.join(names)}"
+            if names and not request.check
+            else ""
+        )
+        if failed:
+            msg += f"; NOT all are at {', '.join(one.target for one in failed)}"
+        return Report(
+            action="copy",
+            changed=bool(uploads),
+            msg=msg,
+            database=request.database,
+            verdict=NOT_OFFSITE if failed else "",
+            phases=dict(self._run.phases),
+            warnings=self._warnings,
+            details={"targets": [one.as_dict() for one in outcomes]},
+        )
+
+    # -- one target ----------------------------------------------------------------------------------
+
+    def _target(self, target: OffsiteTarget, sets: list[RecoverySet]) -> _Outcome:
+        store = store_of(target, self._request.offsite.folder)
+        outcome = _Outcome(target.name, store.place)
+        try:
+            with self._run.phase(f"list {target.name}"):
+                far = {one.name: one for one in store.sets()}
+                self._look_for_losses(store, far, sets, outcome)
+        except FiredrillError as error:
+            outcome.errors.append(str(error))
+            outcome.missing = [
+                one.name for one in sets if not self._ledger.confirmed(one.name, target.name)
+            ]
+            sets = []
+        for recovery_set in sets:
+            self._set(store, recovery_set, far.get(recovery_set.name), outcome)
+            if len(outcome.errors) > 1:
+                # It failed twice: those that are left would hardly fare better.
+                break
+        if not self._request.check:
+            if outcome.errors:
+                self._ledger.failed(target.name, outcome.errors[0], utc_now())
+            else:
+                self._ledger.succeeded(target.name, utc_now())
+        return outcome
+
+    def _look_for_losses(
+        self, store: Store, far: dict[str, FarSet], sets: list[RecoverySet], outcome: _Outcome
+    ) -> None:
+        """Sets that were confirmed and are not in the listing now, and not here either."""
+        here = {one.name for one in sets}
+        state = self._ledger.target(store.name)
+        for name in state.confirmed():
+            found = far.get(name)
+            if (
+                name in here
+                or (found and found.has_manifest)
+                or store.size(f"{name}{MANIFEST}") is not None
+            ):
+                continue
+            outcome.lost.append(name)
+            self._warnings.append(
+                f"{name} was confirmed at {store.name}, and is gone there and here"
+            )
+            if not self._request.check:
+                self._ledger.note(
+                    name,
+                    store.name,
+                    Copy(**{**vars(state.copies[name]), "state": LOST, "at": iso(utc_now())}),
+                )
+
+    def _set(
+        self, store: Store, recovery_set: RecoverySet, found: FarSet | None, outcome: _Outcome
+    ) -> None:
+        name, manifest = recovery_set.name, recovery_set.require_manifest()
+        copy = self._ledger.copy_of(name, store.name)
+        if copy and copy.state == REMOVED:
+            return
+        known = bool(copy and copy.state == CONFIRMED)
+        try:
+            if known and self._is_there(store, manifest, found):
+                return
+            if known:
+                outcome.lost.append(name)
+                self._warnings.append(
+                    f"{name} was confirmed at {store.name}, and is not whole there any more"
+                )
+            size = sum(entry.bytes for entry in manifest.entries)
+            if self._request.check:
+                outcome.uploaded.append(name)
+                outcome.bytes += size
+                return
+            with self._run.phase(f"upload {store.name}"):
+                proof, sent = _Upload(self._run, store, recovery_set, found).run()
+        except FiredrillError as error:
+            outcome.missing.append(name)
+            outcome.errors.append(str(error))
+            if known and not self._request.check:
+                with suppress(FiredrillError):
+                    self._ledger.note(
+                        name, store.name, Copy(LOST, iso(utc_now()), manifest.created_at)
+                    )
+            return
+        self._ledger.note(
+            name,
+            store.name,
+            Copy(CONFIRMED, iso(utc_now()), manifest.created_at, size, proof),
+        )
+        outcome.confirmed.append(name)
+        if sent:
+            outcome.uploaded.append(name)
+            outcome.bytes += sent
+
+    @staticmethod
+    def _is_there(store: Store, manifest: Manifest, found: FarSet | None) -> bool:
+        """Whether a set that was confirmed still is; a listing that lags does not decide it."""
+        if found and found.holds(manifest):
+            return True
+        names = {entry.name: entry.bytes for entry in manifest.entries}
+        return store.size(f"{manifest.name}{MANIFEST}") is not None and all(
+            store.size(name) == size for name, size in names.items()
+        )
+
+
+class _Upload:
+    """One set to one target."""
+
+    def __init__(
+        self, run: Run, store: Store, recovery_set: RecoverySet, found: FarSet | None
+    ) -> None:
+        self._run = run
+        self._store = store
+        self._set = recovery_set
+        self._files = dict(found.files) if found else {}
+        self._manifest = recovery_set.require_manifest()
+        self._path = recovery_set.path.with_name(f"{recovery_set.name}{MANIFEST}")
+
+    def run(self) -> tuple[str, int]:
+        """How the far end proved the dump, and the bytes that were sent.
+
+        :raises SetError: the set here is damaged, or another one has its name there.
+        :raises OffsiteError: the target failed; nothing that looks complete was left there by this.
+        """
+        self._set.check_files()
+        written = self._manifest_entry()
+        sent = 0
+        if written.name in self._files and not self._holds(self._path, written):
+            self._make_way()
+        proofs = {}
+        for entry in self._manifest.entries:
+            path = self._set.file_of(entry)
+            proof = (
+                self._store.proof(path, entry) if self._files.get(entry.name) == entry.bytes else ""
+            )
+            if not proof:
+                # Without its manifest it is no set while it is changed.
+                if written.name in self._files:
+                    self._store.delete(written.name)
+                    del self._files[written.name]
+                proof = self._put(path, entry)
+                sent += entry.bytes
+            proofs[entry.name] = proof
+        if written.name not in self._files:
+            self._put(self._path, written)
+            sent += written.bytes
+        return proofs[self._manifest.dump.name], sent
+
+    def _manifest_entry(self) -> FileEntry:
+        return FileEntry(self._path.name, self._path.stat().st_size, sha256_of(self._path))
+
+    def _holds(self, path: Path, entry: FileEntry) -> bool:
+        return self._files.get(entry.name) == entry.bytes and bool(self._store.proof(path, entry))
+
+    def _put(self, path: Path, entry: FileEntry) -> str:
+        try:
+            self._store.put(path, entry.name)
+            proof = self._store.proof(path, entry)
+        except FiredrillError:
+            # A disk that is full there must not stay so because of half a file.
+            with suppress(FiredrillError):
+                if self._store.size(entry.name) not in (None, entry.bytes):
+                    self._store.delete(entry.name)
+            raise
+        if not proof:
+            with suppress(FiredrillError):
+                self._store.delete(entry.name)
+            raise OffsiteError(
+                f"{self._store.place} does not hold {entry.name} as it was uploaded: its size or hash is another",
+                todo="Run `firedrill copy` again; if it happens again, the storage or the way to it is faulty",
+            )
+        return proof
+
+    def _make_way(self) -> None:
+        """Another manifest of that name is there.
+
+        :raises SetError: it is a good one, so it belongs to somebody else.
+        """
+        try:
+            other = self._store.manifest(self._set.name, self._run.private_directory("manifest"))
+        except SetError:
+            # What is no manifest belongs to no set.
+            self._store.delete(self._path.name)
+            del self._files[self._path.name]
+            return
+        raise SetError(
+            f"{self._store.place} holds another set that is called {self._set.name} too, "
+            f"of host {other.source.host}: nothing there is replaced",
+            todo="Give each host a directory of its own at the target",
+        )
