@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -111,6 +111,36 @@ class RecoverySet:
                     f"{path} is damaged: its SHA-256 is not the one of its manifest",
                     todo="Use another set, or another copy of this one",
                 )
+
+
+def limit_of(source: str) -> datetime | None:
+    """The moment of `before:<time>`; None for `latest`.
+
+    :raises ConfigError: the time cannot be read.
+    """
+    if source == "latest":
+        return None
+    text = source[len("before:") :]
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise ConfigError(
+            f'"{text}" is no time',
+            state="Nothing was changed",
+            todo="Write it as 2026-02-19T02:00:00Z, or as 20260219_020000; without a zone it is UTC",
+        ) from error
+
+
+def newest_backup(sets: Iterable[RecoverySet], before: datetime | None) -> RecoverySet | None:
+    """The newest set that a restore would take by itself: of a backup, not what a restore dumped for safety."""
+    found = [
+        one
+        for one in sets
+        if one.manifest
+        and one.manifest.purpose == "backup"
+        and (before is None or one.created < before)
+    ]
+    return max(found, key=lambda one: (one.created, one.name), default=None)
 
 
 def sha256_of(path: Path) -> str:
@@ -258,22 +288,11 @@ class Vault:
         )
 
     def _newest(self, source: str, database: str) -> RecoverySet:
-        sets = [s for s in self.sets(database) if s.manifest and s.manifest.purpose == "backup"]
-        limit = ""
-        if source != "latest":
-            text = source[len("before:") :]
-            try:
-                moment = parse_time(text)
-            except ValueError as error:
-                raise ConfigError(
-                    f'"{text}" is no time',
-                    state="Nothing was changed",
-                    todo="Write it as 2026-02-19T02:00:00Z, or as 20260219_020000; without a zone it is UTC",
-                ) from error
-            sets = [s for s in sets if s.created < moment]
-            limit = f" from before {iso(moment)}"
-        if sets:
-            return sets[0]
+        moment = limit_of(source)
+        taken = newest_backup(self.sets(database), moment)
+        if taken:
+            return taken
+        limit = f" from before {iso(moment)}" if moment else ""
         others = sorted({s.manifest.database for s in self.sets() if s.manifest})
         hint = f"; it holds sets of {', '.join(others)}" if others else ""
         raise SetError(

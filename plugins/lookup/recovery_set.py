@@ -1,0 +1,145 @@
+# -*- coding: utf-8 -*-
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: recovery_set
+short_description: A recovery set that lies on the controller
+version_added: 0.1.0
+author:
+  - Firedrill contributors (@firedrill)
+description:
+  - Finds a recovery set on the controller and says which files it has.
+  - Sizes and SHA-256 of all files are compared with its manifest, unless O(whole=false).
+options:
+  _terms:
+    description: A file of the set, or a directory of sets.
+    type: list
+    elements: path
+    required: true
+  database:
+    description: The database whose set is wanted.
+    type: str
+    required: true
+  source:
+    description: Which set of a directory, V(latest), V(before:2026-02-19T12:00:00Z), a timestamp or the name of a set.
+    type: str
+    default: latest
+  whole:
+    description: Whether all its files have to be there. Otherwise manifests alone are enough.
+    type: bool
+    default: true
+"""
+
+EXAMPLES = r"""
+- name: Look at a set before it is sent to a host
+  ansible.builtin.debug:
+    msg: "{{ lookup('firedrill.postgres.recovery_set', '/mnt/backups', database='ai_fsm') }}"
+"""
+
+RETURN = r"""
+_raw:
+  description: One mapping for each term.
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the set.
+      type: str
+    directory:
+      description: Where it lies.
+      type: str
+    files:
+      description: Names of its files, the manifest last.
+      type: list
+      elements: str
+    bytes:
+      description: Size of all but the manifest.
+      type: int
+    created_at:
+      description: When the dump was made, UTC.
+      type: str
+    encrypted:
+      description: Whether a key is needed to read it.
+      type: bool
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    FiredrillError,
+    SetError,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.listing import list_sets
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import (
+    RecoverySet,
+    Vault,
+    limit_of,
+    newest_backup,
+)
+
+
+class LookupModule(LookupBase):
+    """The lookup."""
+
+    def run(self, terms: list[Any], variables: Any = None, **kwargs: Any) -> list[dict[str, Any]]:
+        """See DOCUMENTATION."""
+        self.set_options(var_options=variables, direct=kwargs)
+        database, source = str(self.get_option("database")), str(self.get_option("source"))
+        whole = bool(self.get_option("whole"))
+        try:
+            return [_described(_found(Path(str(t)), database, source), whole) for t in terms]
+        except FiredrillError as error:
+            raise AnsibleLookupError(str(error)) from None
+
+
+def _found(place: Path, database: str, source: str) -> RecoverySet:
+    if not place.is_dir():
+        return _of(database, Vault(place.parent).resolve(str(place), database))
+    sets = [
+        one.recovery_set
+        for one in list_sets(place, database)
+        if one.recovery_set.manifest and one.database == database
+    ]
+    if source == "latest" or source.startswith("before:"):
+        found = newest_backup(sets, limit_of(source))
+    else:
+        found = next((s for s in sets if source in s.name), None)
+    if found is None:
+        raise SetError(
+            f'There is no set of database "{database}" for "{source}" in {place} of the controller',
+            state="Nothing was changed",
+            todo="Is it the right directory?",
+        )
+    return found
+
+
+def _of(database: str, found: RecoverySet) -> RecoverySet:
+    if found.require_manifest().database != database:
+        raise SetError(
+            f'{found.path} is a set of database "{found.require_manifest().database}", not of "{database}"',
+            state="Nothing was changed",
+            todo="Name a set of that database",
+        )
+    return found
+
+
+def _described(found: RecoverySet, whole: bool) -> dict[str, Any]:
+    if whole:
+        found.check_files()
+    manifest = found.require_manifest()
+    return {
+        "name": found.name,
+        "directory": str(found.path.parent.absolute()),
+        "files": [*(entry.name for entry in manifest.entries), f"{found.name}.json"],
+        "bytes": sum(entry.bytes for entry in manifest.entries),
+        "created_at": manifest.created_at,
+        "encrypted": found.locked,
+    }
