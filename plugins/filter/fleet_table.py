@@ -37,31 +37,7 @@ _value:
 
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.wording import (
-    STATUS_HEADS,
-    status_cells,
-)
-
-
-def fleet_table(rows: Any) -> list[str]:
-    """See DOCUMENTATION."""
-    if not isinstance(rows, list):
-        raise AnsibleFilterError("fleet_table wants a list of rows")
-    if not rows:
-        return ["No host was asked"]
-    table = [list(STATUS_HEADS), *(status_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table
-    ]
-    wrong = [
-        ": ".join(filter(None, (str(row["host"]), row["name"], problem)))
-        for row in rows
-        for problem in row["problems"]
-    ]
-    return lines + ([""] + wrong if wrong else [])
+from ansible_collections.firedrill.postgres.plugins.plugin_utils.fleet import fleet_table
 
 
 class FilterModule:

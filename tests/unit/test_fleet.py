@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible_collections.firedrill.postgres.plugins.filter.fleet_rows import fleet_rows
-from ansible_collections.firedrill.postgres.plugins.filter.fleet_table import fleet_table
+from ansible_collections.firedrill.postgres.plugins.plugin_utils.fleet import (
+    fleet_rows,
+    fleet_table,
+)
 
 WELL = {
     "host": "its own name",
@@ -54,16 +56,21 @@ def test_a_host_that_cannot_be_reached_is_a_row_and_not_a_failure() -> None:
     gone = {"unreachable": True, "msg": "Task failed: Failed to connect: No route to host"}
     (row,) = fleet_rows({"a": gone})
     assert row["problems"] == ["it could not be reached: Failed to connect: No route to host"]
-    assert fleet_table([row])[-1] == "a: it could not be reached: Failed to connect: No route to host"
+    assert (
+        fleet_table([row])[-1] == "a: it could not be reached: Failed to connect: No route to host"
+    )
 
 
 def test_a_host_without_the_command_says_how_to_get_it() -> None:
-    (row,) = fleet_rows({"a": {"rc": 2, "msg": "[Errno 2] No such file or directory"}})
+    (row,) = fleet_rows({"a": {"rc": 2, "msg": "Error executing command."}})
     assert "provision.yml" in row["problems"][0]
 
 
 def test_words_of_the_command_that_are_no_table_are_shown_as_they_are() -> None:
-    error = {"failed": True, "msg": "/etc/firedrill/config.yml cannot be used: (1) x. Correct the file."}
+    error = {
+        "failed": True,
+        "msg": "/etc/firedrill/config.yml cannot be used: (1) x. Correct the file.",
+    }
     for result in (
         {"rc": 2, "stdout": json.dumps(error)},
         {"rc": 2, "stdout": "", "stderr": f"something\n{error['msg']}\n"},
@@ -80,5 +87,13 @@ def test_a_host_that_never_answered_is_a_row_too() -> None:
 def test_the_table_shows_what_was_measured() -> None:
     lines = fleet_table(fleet_rows({"pi4": said(WELL)}))
     assert len(lines) == 2
-    for cell in ("pi4", "ai_fsm_20260219_020000", "10 h 0 min", "1.2 MB", "pass", "1 min 1 s", "5.0 GB"):
+    for cell in (
+        "pi4",
+        "ai_fsm_20260219_020000",
+        "10 h 0 min",
+        "1.2 MB",
+        "pass",
+        "1 min 1 s",
+        "5.0 GB",
+    ):
         assert cell in lines[1]
