@@ -23,7 +23,10 @@ _EPILOG = f"""\
 Nothing ever asks a question: it can run from a timer, and from a person at three in the morning.
 """
 
-_SOURCES = "latest, before:TIME (2026-02-19, UTC), a set's name or timestamp, or a file"
+_SOURCES = (
+    "latest, before:TIME (2026-02-19, UTC), a set's name or timestamp, a file, or offsite:latest, "
+    "offsite:TARGET/latest, offsite:TARGET/NAME"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -225,6 +228,12 @@ _COMMANDS: tuple[
         (_drill, _options_of_runs, _dry_run),
     ),
     ("verify", "read a set to its last byte, without a restore", None, (_verify, _options_of_runs)),
+    (
+        "copy",
+        "bring the sets to the offsite targets that have not confirmed them",
+        _ALL,
+        (_options_of_runs, _dry_run),
+    ),
     ("list", "show the sets: age, size, evidence, last drill", _ALL, ()),
     (
         "rollback",

@@ -168,8 +168,10 @@ class _Screen:
         if not rows:
             self._out("There is no set.")
             return self._status(OK)
-        heads = ("SET", "DATABASE", "AGE", "SIZE", "EVIDENCE", "LAST DRILL", "PROBLEMS")
-        return self._table(heads, [_cells(row) for row in rows], [_style(row) for row in rows])
+        far = ("OFFSITE",) if any(row["offsite"] for row in rows) else ()
+        heads = ("SET", "DATABASE", "AGE", "SIZE", "EVIDENCE", "LAST DRILL", *far, "PROBLEMS")
+        cells = [[*_cells(row), *([_offsite(row)] if far else []), _problems(row)] for row in rows]
+        return self._table(heads, cells, [_style(row) for row in rows])
 
     def status(self, rows: list[dict[str, Any]]) -> int:
         """The table of `status`, and what is wrong below it."""
@@ -230,7 +232,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         with contextlib.suppress(ValueError):
             drilled = f"{drill['verdict']}, {ago((utc_now() - parse_time(drill['at'])).total_seconds())} ago"
     name = f"{row['name']} (safety)" if row["purpose"] == "safety" else row["name"]
-    problems = "; ".join(row["problems"])
     return [
         name,
         row["database"] or "?",
@@ -238,8 +239,17 @@ def _cells(row: dict[str, Any]) -> list[str]:
         human_bytes(row["bytes"]),
         shown,
         drilled,
-        problems,
     ]
+
+
+def _problems(row: dict[str, Any]) -> str:
+    return "; ".join(row["problems"])
+
+
+def _offsite(row: dict[str, Any]) -> str:
+    """Which targets have confirmed a set, and which have not."""
+    states = [target if at else f"NOT {target}" for target, at in row["offsite"].items()]
+    return ", ".join(states) or "-"
 
 
 def _style(row: dict[str, Any]) -> str:
@@ -256,6 +266,11 @@ def _more(report: Report, *, dry: bool) -> list[str]:
         lines.append(f"  {check['status']:8} {check['kind']} {check['name']}{why}")
     lines += [f"  differs: {text}" for text in details.get("differences", ())]
     lines += [f"  not compared: {text}" for text in details.get("not_compared", ())]
+    for one in details.get("targets", ()):
+        verb = "would upload" if dry else "uploaded"
+        told = [f"{verb} {', '.join(one['uploaded'])}"] if one["uploaded"] else []
+        told += [f"missing {', '.join(one['missing'])}"] if one["missing"] else []
+        lines.append(f"  {one['target']} ({one['place']}): {'; '.join(told) or 'has everything'}")
     if report.action == "prune":
         # Who only asks wants to know why the others stay, too.
         for verb, key in (("remove", "removed"), ("keep", "kept"))[: 2 if dry else 1]:

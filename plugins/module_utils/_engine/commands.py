@@ -18,8 +18,11 @@ from .drill import drill
 from .due import Task, due_tasks
 from .dump import backup
 from .errors import ConfigError, InterruptedRun, SetError
+from .fetch import FAR
+from .ledger import offsite_row
 from .listing import Listed, list_sets
 from .model import Report, utc_now
+from .offsite import copy_sets
 from .outcomes import Outcome, failure, success
 from .prune import PruneRequest, prune
 from .restore import restore
@@ -72,6 +75,7 @@ class Command:
             )
         makers: dict[str, Callable[[], Iterator[Task]]] = {
             "backup": self._backup,
+            "copy": self._copy,
             "restore": self._restore,
             "rollback": self._rollback,
             "drill": self._drill,
@@ -109,10 +113,20 @@ class Command:
         """
         now = utc_now()
         return [
-            one.as_dict(now)
+            {**one.as_dict(now), "offsite": self._offsite(directory, one)}
             for directory, database in self._places()
             for one in list_sets(directory, database)
         ]
+
+    def _offsite(self, directory: Path, listed: Listed) -> dict[str, str]:
+        """For each target when it confirmed the set, "" when it has not."""
+        beside = [
+            one
+            for one in self._sections
+            if (one.directory, one.database) == (directory, listed.database)
+        ]
+        names = beside[0].offsite.names if beside else []
+        return offsite_row(directory, listed.database, listed.recovery_set.name, names)
 
     def status(self) -> list[dict[str, Any]]:
         """What `status` shows: each database as plain values, problems first."""
@@ -197,6 +211,11 @@ class Command:
     def _backup(self) -> Iterator[Task]:
         return self._each(
             lambda section, progress: backup(section.backup(**self._changes), progress)
+        )
+
+    def _copy(self) -> Iterator[Task]:
+        return self._each(
+            lambda section, progress: copy_sets(section.copy(**self._changes), progress)
         )
 
     def _restore(self) -> Iterator[Task]:
@@ -323,7 +342,7 @@ def _prune(request: PruneRequest, unused_progress: object) -> Report:
 
 def _is_relative(source: str) -> bool:
     """Whether a source means another set for each database."""
-    return source == "latest" or source.startswith("before:")
+    return source == "latest" or source.startswith(("before:", FAR))
 
 
 def _owner(sections: list[Section], source: str) -> Section:

@@ -18,10 +18,12 @@ from .drill import DrillRequest
 from .dump import BackupRequest
 from .errors import ConfigError, HostError
 from .model import HttpCheck, Target
+from .offsite import CopyRequest
 from .restore import RestoreRequest
 from .retention import Policy
 from .schedule import Schedule
 from .schema import FILE, SCHEDULE
+from .targets import Offsite, OffsiteTarget, folder_of
 from .verify import VerifyRequest
 
 try:
@@ -43,6 +45,7 @@ class Section:
     name: str
     directory: Path
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    offsite: Offsite = field(default_factory=Offsite)
 
     @property
     def database(self) -> str:
@@ -74,14 +77,32 @@ class Section:
         )
         return DrillRequest(**{**values, **changes})
 
+    def copy(self, **changes: Any) -> CopyRequest:
+        """What to bring to the offsite targets."""
+        return CopyRequest(
+            **{
+                **self._picked(CopyRequest),
+                "directory": self.directory,
+                "database": self.database,
+                "offsite": self.offsite,
+                **changes,
+            }
+        )
+
     def _common(self, request: Any, *, password: bool = True) -> dict[str, Any]:
         target = self.target(password=password)
-        return {**self._picked(request), "target": target, "directory": self.directory}
+        common = {**self._picked(request), "target": target, "directory": self.directory}
+        if "offsite" in _names(request):
+            common["offsite"] = self.offsite
+        return common
 
     def _picked(self, kind: Any) -> dict[str, Any]:
         """The settings that a request has under the same name."""
-        names = {entry.name for entry in dataclasses.fields(kind)}
-        return {key: value for key, value in self.settings.items() if key in names}
+        return {key: value for key, value in self.settings.items() if key in _names(kind)}
+
+
+def _names(kind: Any) -> set[str]:
+    return {entry.name for entry in dataclasses.fields(kind)}
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,15 @@ class Config:
     path: Path
     sections: dict[str, Section]
     policy: Policy
+    targets: tuple[OffsiteTarget, ...] = ()
+
+    def offsite_of(self, directory: Path, database: str) -> Offsite:
+        """The targets for the sets of a database in that directory; with the database's own name for one that is
+        not in the settings."""
+        for section in self.sections.values():
+            if (section.directory, section.database) == (directory, database):
+                return section.offsite
+        return Offsite(self.targets, folder_of(database))
 
 
 def load_config(path: Path) -> Config:
@@ -121,7 +151,12 @@ def parse_config(content: Any, path: Path) -> Config:
     if isinstance(content, dict) and not problems:
         problems += _missing(found)
     sections = {
-        name: Section(name, settings.get("backup_dir", found.get("backup_dir", Path())), settings)
+        name: Section(
+            name,
+            settings.get("backup_dir", found.get("backup_dir", Path())),
+            settings,
+            Offsite(found.get("offsite", ()), folder_of(name)),
+        )
         for name, settings in found.get("databases", {}).items()
     }
     if not problems:
@@ -129,7 +164,8 @@ def parse_config(content: Any, path: Path) -> Config:
             problems += _contradictions(section)
         problems += _collisions(list(sections.values()))
     _refuse(path, problems)
-    return Config(path, sections, Policy(**found.get("retention", {})))
+    policy = Policy(**found.get("retention", {}))
+    return Config(path, sections, policy, found.get("offsite", ()))
 
 
 def load_schedule(config: Path) -> Schedule | None:

@@ -17,7 +17,15 @@ from pathlib import Path
 from . import checks, report
 from .access import Access, open_access
 from .catalog import apply_properties, create_database, drop_database
-from .errors import FiredrillError, HostError, SetError, TargetError, ToolError
+from .errors import (
+    FiredrillError,
+    HostError,
+    OffsiteError,
+    SetError,
+    TargetError,
+    ToolError,
+)
+from .fetch import locate
 from .journal import Entry, Journal
 from .load import analyze, check_evidence, load
 from .manifest import Manifest
@@ -38,6 +46,7 @@ from .preflight import examine_set
 from .roles import create_roles
 from .run import Progress, Run
 from .scratch import scratch
+from .targets import Offsite
 from .vault import RecoverySet, Vault
 
 VERDICTS = ("pass", "backup_bad", "environment", "partial", "not_tested")
@@ -63,6 +72,7 @@ class DrillRequest:
     jobs: int = 0
     timeout_s: float = 0
     check: bool = False
+    offsite: Offsite = field(default_factory=Offsite)
 
 
 @dataclass
@@ -102,7 +112,7 @@ def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
                     _drill_set(access, request, found)
             except (SetError, ToolError) as error:
                 found.broken = found.broken or ("backup_bad", str(error))
-            except (HostError, TargetError) as error:
+            except (HostError, TargetError, OffsiteError) as error:
                 found.broken = found.broken or ("environment", str(error))
             outcome = _outcome(access, request, found)
             _record(request, outcome)
@@ -138,21 +148,21 @@ def _drill_set(access: Access, request: DrillRequest, found: _Findings) -> None:
     run, database = access.run, request.target.database
     vault = Vault(request.directory)
     try:
-        recovery_set = vault.resolve(request.source, database)
+        located = locate(run, vault, request.source, database, request.offsite)
     except SetError as error:
         found.broken = ("not_tested", str(error))
         return
-    found.set_name, found.path = recovery_set.name, str(recovery_set.path)
-    if request.source == "latest":
-        found.warnings += vault.passed_over(recovery_set, database)
-    with run.phase("check set"):
-        manifest = _examine(access, recovery_set)
-    found.rows = manifest.evidence.counts()
-    if request.freshness and not request.freshness.sql:
-        found.results.append(
-            checks.check_freshness(request.freshness, manifest.created, None, database)
-        )
+    found.set_name, found.path = located.recovery_set.name, str(located.recovery_set.path)
+    found.warnings += located.warnings
     with ExitStack() as stack:
+        recovery_set = stack.enter_context(located.here())
+        with run.phase("check set"):
+            manifest = _examine(access, recovery_set)
+        found.rows = manifest.evidence.counts()
+        if request.freshness and not request.freshness.sql:
+            found.results.append(
+                checks.check_freshness(request.freshness, manifest.created, None, database)
+            )
         with run.phase("start server"):
             inside = stack.enter_context(scratch(access, manifest))
         _restore_into(inside, request, recovery_set, manifest, found)
@@ -279,7 +289,10 @@ def _forecast(access: Access, request: DrillRequest) -> Report:
             f"ask the live database and the application {len(request.http_checks)} HTTP checks",
         )
     else:
-        name = Vault(request.directory).resolve(request.source, database).name
+        located = locate(
+            access.run, Vault(request.directory), request.source, database, request.offsite
+        )
+        name = located.recovery_set.name
         what = f"restore {name} into a throwaway server of image {access.container.image}"
     return Report(
         action="drill",

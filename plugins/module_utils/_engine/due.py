@@ -23,8 +23,10 @@ from .config import Section
 from .drill import drill
 from .dump import backup
 from .errors import FiredrillError, HostError, TargetError
+from .ledger import target_rows
 from .listing import list_sets
 from .model import Report, iso, utc_now
+from .offsite import NOT_OFFSITE, copy_sets
 from .outcomes import failure
 from .prune import PruneRequest, prune
 from .retention import Policy
@@ -166,7 +168,7 @@ class _Try:
         except Exception as error:
             attempts.end(name, failure(error).error)
             raise
-        untested = report.verdict in ("environment", "not_tested")
+        untested = report.verdict in ("environment", "not_tested", NOT_OFFSITE)
         attempts.end(name, report.msg if untested else "")
         return report
 
@@ -204,10 +206,41 @@ class _Backup(_Job):
 
     def tasks(self, section: Section, *, check: bool) -> Iterator[Task]:
         yield from super().tasks(section, check=check)
+        if section.offsite.targets:
+            yield from _Copy(self._schedule, section).tasks(section, check=check)
         # Only a new set lets an old one go.
         if section in self._made:
             request = PruneRequest(section.directory, self._policy, section.database)
             yield Task(section.name, lambda unused_progress: prune(request), "prune")
+
+
+class _Copy(_Job):
+    """What a target has not got: the new set, and those that it could not be given before."""
+
+    name = "copy"
+
+    def __init__(self, schedule: Schedule, section: Section) -> None:
+        super().__init__(schedule)
+        self._section = section
+
+    def due(self, state: State, now: datetime) -> datetime | None:
+        section = self._section
+        whole = {
+            one.recovery_set.name: one.recovery_set.created for one in state.sets if one.complete
+        }
+        rows = target_rows(section.directory, section.database, section.offsite.names, whole)
+        wanting = any(row["missing"] or row["failing_since"] for row in rows)
+        slot = max(whole.values(), default=None)
+        if slot is None or not wanting:
+            return None
+        attempt = state.tries.get(self.name)
+        return None if attempt and attempt.rests(slot, now) else slot
+
+    def last(self, state: State) -> datetime | None:
+        return None
+
+    def run(self, section: Section, progress: Progress | None) -> Report:
+        return copy_sets(section.copy(), progress)
 
 
 class _Drill(_Job):

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,9 @@ from .model import iso
 #: What became of a set at a target. `confirmed`: all of it is there, checked. `lost`: it was, and is gone.
 #: `removed`: the retention removed it, so it is not uploaded again.
 CONFIRMED, LOST, REMOVED = "confirmed", "lost", "removed"
+
+#: So long after its dump a set may be on its way.
+_TIME_TO_COPY_S = 6 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,78 @@ class Ledger:
             yield
         finally:
             os.close(descriptor)
+
+
+def offsite_row(
+    directory: Path, database: str, set_name: str, targets: Iterable[str]
+) -> dict[str, str]:
+    """For each target when it confirmed that set, "" when it has not."""
+    known = Ledger(directory, database).targets()
+    copies = {name: known.get(name, TargetState()).copies.get(set_name) for name in targets}
+    return {
+        name: copy.at if copy and copy.state == CONFIRMED else "" for name, copy in copies.items()
+    }
+
+
+def target_rows(
+    directory: Path, database: str, targets: Iterable[str], sets: Mapping[str, datetime]
+) -> list[dict[str, Any]]:
+    """How each target is doing, as plain values; `sets` are the complete ones here with their dates."""
+    known = Ledger(directory, database).targets()
+    return [_row(name, known.get(name, TargetState()), sets) for name in targets]
+
+
+def _row(name: str, state: TargetState, sets: Mapping[str, datetime]) -> dict[str, Any]:
+    confirmed = state.confirmed()
+    newest = state.copies[confirmed[0]] if confirmed else None
+    return {
+        "target": name,
+        "confirmed": len(confirmed),
+        "newest_confirmed": {
+            "name": confirmed[0],
+            "created_at": newest.created_at,
+            "confirmed_at": newest.at,
+        }
+        if newest
+        else None,
+        "missing": [one for one in sets if _is_due(state.copies.get(one))],
+        "lost": sorted(one for one, copy in state.copies.items() if copy.state == LOST),
+        "whole_at": state.whole_at or None,
+        "failing_since": state.failing_since or None,
+        "error": state.error,
+    }
+
+
+def _is_due(copy: Copy | None) -> bool:
+    return copy is None or copy.state == LOST
+
+
+def target_problems(
+    rows: Iterable[Mapping[str, Any]], sets: Mapping[str, datetime], now: datetime
+) -> list[str]:
+    """What somebody has to look after, in words."""
+    found = []
+    for row in rows:
+        name, newest = row["target"], row["newest_confirmed"]
+        late = [
+            one for one in row["missing"] if (now - sets[one]).total_seconds() > _TIME_TO_COPY_S
+        ]
+        there = f"the newest set there is {newest['name']}" if newest else "no set is there"
+        if row["failing_since"]:
+            found.append(
+                f"offsite target {name} fails since {row['failing_since']}, {there}: {row['error']}"
+            )
+        elif late:
+            found.append(
+                f"{len(late)} of {len(sets)} sets are not at offsite target {name}, {there}"
+            )
+        lost = [one for one in row["lost"] if one not in sets]
+        if lost:
+            found.append(
+                f"offsite target {name} has lost {', '.join(lost[:3])}"
+                + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+            )
+    return found
 
 
 def _state(content: dict[str, Any]) -> TargetState:

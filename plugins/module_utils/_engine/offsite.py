@@ -17,11 +17,10 @@ from .ledger import CONFIRMED, LOST, REMOVED, Copy, Ledger
 from .listing import list_sets
 from .manifest import FileEntry, Manifest
 from .model import Report, human_bytes, iso, utc_now
-from .rclone import RcloneStore
-from .rsync import RsyncStore
+from .remotes import store_of
 from .run import Progress, Run
 from .stores import FarSet, Store
-from .targets import Offsite, OffsiteTarget, RcloneTarget
+from .targets import Offsite, OffsiteTarget
 from .vault import RecoverySet, sha256_of
 
 #: A verdict: at least one target has not got all sets now.
@@ -37,13 +36,6 @@ class CopyRequest:
     offsite: Offsite
     timeout_s: float = 0
     check: bool = False
-
-
-def store_of(target: OffsiteTarget, folder: str) -> Store:
-    """The store of a target, for the sets in its directory `folder`. Nothing is asked of it yet."""
-    if isinstance(target, RcloneTarget):
-        return RcloneStore(target, folder)
-    return RsyncStore(target, folder)
 
 
 def copy_sets(request: CopyRequest, progress: Progress | None = None) -> Report:

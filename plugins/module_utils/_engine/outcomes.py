@@ -11,14 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import BusyError, ConfigError, FiredrillError, HostError, InterruptedRun, RefusedError
+from .errors import (
+    BusyError,
+    ConfigError,
+    FiredrillError,
+    HostError,
+    InterruptedRun,
+    OffsiteError,
+    RefusedError,
+)
 from .model import Report
+from .offsite import NOT_OFFSITE
 from .run import Signalled
 
-OK, FAILED, MISUSED, BACKUP_BAD, ENVIRONMENT, PARTIAL, NOT_TESTED, BUSY, INTERRUPTED = range(9)
+OK, FAILED, MISUSED, BACKUP_BAD, ENVIRONMENT, PARTIAL, NOT_TESTED, BUSY, INTERRUPTED, OFFSITE = (
+    range(10)
+)
 
 #: Of several databases the run ends with the status that comes first here.
-WORST_FIRST = (INTERRUPTED, BACKUP_BAD, FAILED, MISUSED, ENVIRONMENT, BUSY, NOT_TESTED, PARTIAL, OK)
+WORST_FIRST = (
+    *(INTERRUPTED, BACKUP_BAD, FAILED, MISUSED, ENVIRONMENT, OFFSITE, BUSY),
+    *(NOT_TESTED, PARTIAL, OK),
+)
 
 _VERDICTS = {
     "": OK,
@@ -28,10 +42,12 @@ _VERDICTS = {
     "environment": ENVIRONMENT,
     "partial": PARTIAL,
     "not_tested": NOT_TESTED,
+    NOT_OFFSITE: OFFSITE,
 }
 _ERRORS = (
     (ConfigError, MISUSED),
     (HostError, ENVIRONMENT),
+    (OffsiteError, OFFSITE),
     (BusyError, BUSY),
     (InterruptedRun, INTERRUPTED),
 )
@@ -48,7 +64,8 @@ exit status:
   6  not tested: no check could be held
   7  another run is working on the same database
   8  a signal or the time limit ended it
-With several databases the worst of them, in this order: 8 3 1 2 4 7 6 5 0.
+  9  an offsite target failed, or has not got all sets; the other targets have theirs
+With several databases the worst of them, in this order: 8 3 1 2 4 9 7 6 5 0.
 """
 
 

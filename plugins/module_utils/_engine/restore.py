@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .cutover import cut_over
 from .dump import BackupRequest, backup_with
 from .errors import ConfigError, FiredrillError, RefusedError, ToolError
 from .evidence import collect
+from .fetch import Located, locate
 from .journal import Entry, Journal
 from .load import analyze, check_evidence, load, require_equal, run_scripts
 from .model import (
@@ -35,6 +36,7 @@ from .roles import create_roles
 from .run import Progress, Run
 from .server import Session
 from .swap import beside
+from .targets import Offsite
 from .vault import RecoverySet, Vault, sha256_of
 
 METHODS = ("swap", "replace")
@@ -60,6 +62,7 @@ class RestoreRequest:
     restore_superusers: bool = False
     timeout_s: float = 0
     check: bool = False
+    offsite: Offsite = field(default_factory=Offsite)
 
 
 def restore(request: RestoreRequest, progress: Progress | None = None) -> Report:
@@ -72,8 +75,8 @@ def restore(request: RestoreRequest, progress: Progress | None = None) -> Report
         raise ConfigError(f'"{request.method}" is no method of restore', todo="Use swap or replace")
     with Run("restore", timeout_s=request.timeout_s, progress=progress) as run:
         access = open_access(run, request.target)
-        with run.lock(*access.lock_identity):
-            return _Restore(access, request).run()
+        with run.lock(*access.lock_identity), ExitStack() as stack:
+            return _Restore(access, request, stack).run()
 
 
 def _digest(recovery_set: RecoverySet) -> str:
@@ -86,8 +89,9 @@ def _digest(recovery_set: RecoverySet) -> str:
 class _Restore:
     """One restore that holds the lock."""
 
-    def __init__(self, access: Access, request: RestoreRequest) -> None:
+    def __init__(self, access: Access, request: RestoreRequest, stack: ExitStack) -> None:
         self._access = access
+        self._stack = stack
         self._request = request
         self._run = access.run
         self._database = request.target.database
@@ -103,12 +107,16 @@ class _Restore:
             killed = self._journal.unfinished()
             if killed and not request.check:
                 self._notes += settle(self._access, self._journal)
-            recovery_set = self._vault.resolve(request.source, self._database)
-            if request.source == "latest":
-                self._notes += self._vault.passed_over(recovery_set, self._database)
-            present = self._already_there(recovery_set)
+            located = locate(run, self._vault, request.source, self._database, request.offsite)
+            self._notes += located.warnings
+            present = self._already_there(located.recovery_set)
             if present and not request.force:
-                return self._unchanged(recovery_set, present)
+                return self._unchanged(located.recovery_set, present)
+            if located.is_far and request.check:
+                return self._forecast_far(located)
+            recovery_set = self._stack.enter_context(located.here())
+            if located.is_far:
+                self._details["path"] = str(located.recovery_set.path)
             lost = half_replaced(self._access, self._journal)
             plan = self._examine(recovery_set, "replace" if lost else request.method)
             if lost:
@@ -236,6 +244,18 @@ class _Restore:
             plan=plan,
             rows_before=plan.rows_live,
             rows_after=plan.rows_set,
+        )
+
+    def _forecast_far(self, located: Located) -> Report:
+        """Nothing but the manifest was downloaded, so nothing else was looked at."""
+        manifest = located.recovery_set.require_manifest()
+        size = human_bytes(sum(entry.bytes for entry in manifest.entries))
+        return self._outcome(
+            located.recovery_set,
+            changed=True,
+            msg=f"Would download {located.recovery_set.path} ({size}), look at it and restore it by {self._request.method}",
+            rows_before={},
+            rows_after=manifest.evidence.counts(),
         )
 
     # -- the two methods ---------------------------------------------------------------------------

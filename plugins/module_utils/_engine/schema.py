@@ -17,6 +17,7 @@ from .errors import ConfigError
 from .model import Assertion, Freshness, SqlScript
 from .restore import METHODS
 from .schedule import LAST_DAY
+from .targets import targets_kind
 
 _ANY_MAJOR = 99
 
@@ -128,6 +129,7 @@ FILE = kinds.fields(
     {
         "backup_dir": kinds.path,
         "databases": kinds.map_of(DATABASE),
+        "offsite": targets_kind,
         "retention": kinds.fields({"days": kinds.number(0)}),
     }
 )

@@ -83,7 +83,7 @@ def look(directory: Path, database: str, now: datetime) -> State:
     :raises HostError: the directory cannot be read; one that is not there holds nothing.
     """
     tries = Attempts(directory, database)
-    latest = {job: tries.latest(job) for job in ("backup", "drill")}
+    latest = {job: tries.latest(job) for job in ("backup", "copy", "drill")}
     known = {job: attempt for job, attempt in latest.items() if attempt}
     if not directory.exists():
         return State(tries=known)

@@ -15,6 +15,7 @@ from . import clock
 from .config import Section
 from .containers import Containers
 from .errors import FiredrillError
+from .ledger import target_problems, target_rows
 from .model import human_bytes, human_seconds, iso
 from .schedule import Schedule
 from .settling import interrupted
@@ -52,6 +53,9 @@ def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str
     problems += _of_sets(state, schedule, now) if not problems else []
     problems += _of_drills(state, schedule, now)
     problems += _of_room(state, free)
+    whole = {one.recovery_set.name: one.recovery_set.created for one in state.sets if one.complete}
+    offsite = target_rows(section.directory, section.database, section.offsite.names, whole)
+    problems += target_problems(offsite, whole, now)
     problems += _of_the_application(section)
     next_drill = schedule.next_drill(now) if schedule else None
     return {
@@ -80,6 +84,7 @@ def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str
         if drill
         else None,
         "rto_s": state.rto_s or None,
+        "offsite": offsite,
         "next_backup": iso(schedule.next_backup(now)) if schedule else None,
         "next_drill": iso(next_drill) if next_drill else None,
         "free_bytes": free,

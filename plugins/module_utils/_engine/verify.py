@@ -7,17 +7,19 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .containers import Container, Containers
 from .dump import missing_tables
 from .errors import FiredrillError, SetError, TargetError
+from .fetch import Located, locate
 from .manifest import Manifest
 from .model import Report, Target, human_bytes, human_seconds
 from .programs import Programs, outdated
 from .run import Progress, Run
 from .server import Server
+from .targets import Offsite
 from .vault import RecoverySet, Vault
 
 #: What a check without a restore can say. Only a drill says `pass`.
@@ -32,6 +34,7 @@ class VerifyRequest:
     directory: Path
     source: str = "latest"
     timeout_s: float = 0
+    offsite: Offsite = field(default_factory=Offsite)
 
 
 def verify(
@@ -49,12 +52,13 @@ def verify(
     """
     with Run("verify", timeout_s=request.timeout_s, progress=progress) as run:
         vault, database = Vault(request.directory), request.target.database
-        passed_over: list[str] = []
-        if found is None:
-            found = vault.resolve(request.source, database)
-            if request.source == "latest":
-                passed_over = vault.passed_over(found, database)
-        return _Verification(run, request, found, passed_over).report()
+        located = (
+            Located(found)
+            if found
+            else locate(run, vault, request.source, database, request.offsite)
+        )
+        with located.here() as recovery_set:
+            return _Verification(run, request, recovery_set, list(located.warnings)).report()
 
 
 class _Verification:

@@ -11,7 +11,18 @@ from typing import Any
 from .model import human_bytes, human_seconds, parse_time
 
 STATUS_HEADS = (
-    *("HOST", "DATABASE", "NEWEST SET", "AGE", "SIZE", "LAST DRILL", "RTO", "NEXT RUN", "FREE"),
+    *(
+        "HOST",
+        "DATABASE",
+        "NEWEST SET",
+        "AGE",
+        "SIZE",
+        "LAST DRILL",
+        "RTO",
+        "OFFSITE",
+        "NEXT RUN",
+        "FREE",
+    ),
 )
 
 
@@ -32,9 +43,17 @@ def status_cells(row: dict[str, Any]) -> list[str]:
         human_bytes(newest["bytes"]) if newest else "-",
         f"{drill['verdict']}, {ago(drill['age_s'])} ago" if drill else "-",
         human_seconds(row["rto_s"]) if row.get("rto_s") else "-",
+        _offsite(row),
         _next(row),
         "-" if free is None else human_bytes(free),
     ]
+
+
+def _offsite(row: dict[str, Any]) -> str:
+    """How many of the targets have every set."""
+    targets = row.get("offsite") or ()
+    whole = [one for one in targets if not one["missing"] and not one["failing_since"]]
+    return f"{len(whole)} of {len(targets)}" if targets else "-"
 
 
 def _next(row: dict[str, Any]) -> str:
