@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.filenames import CIPHERS
@@ -23,6 +24,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
     Extension,
     Role,
     TableEvidence,
+    iso,
 )
 
 #: Words of the content, none of which an encrypted set may show.
@@ -62,9 +64,16 @@ def a_manifest(method: str = "", name: str = "shop_20260219_020000") -> Manifest
     )
 
 
-def lay_out(directory: Path, method: str = "") -> Manifest:
+def lay_out(
+    directory: Path, method: str = "", *, created: datetime | None = None, rows: int = 7
+) -> Manifest:
     """Writes a set whose files have the sizes and hashes of its manifest, which is returned as it was written."""
     whole = a_manifest(method)
+    if created:
+        whole = a_manifest(method, created.strftime("shop_%Y%m%d_%H%M%S"))
+        whole = replace(whole, created_at=iso(created))
+    (table,) = whole.evidence.tables
+    whole = replace(whole, evidence=replace(whole.evidence, tables=(replace(table, rows=rows),)))
     written = replace(whole, dump=_file(directory, whole.dump.name))
     if whole.globals:
         written = replace(written, globals=_file(directory, whole.globals.name))

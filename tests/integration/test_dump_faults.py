@@ -112,7 +112,7 @@ def test_too_little_room_is_said_with_both_numbers_and_nothing_is_written(
     assert str(sets) in text
     assert "1000000.0 TB have to stay free" in text
     assert "Nothing was changed" in text
-    assert "prune" in text
+    assert "`firedrill list`" in text
     assert not sets.exists()
 
 

@@ -29,6 +29,8 @@ WHOLE = """
 backup_dir: /var/backups/firedrill
 retention:
   days: 14
+  keep_weekly: 4
+  keep_monthly: 12
 databases:
   ai_fsm:
     project: ai-fsm
@@ -163,7 +165,7 @@ def test_a_section_has_its_own_name_database_and_directory(whole: Config) -> Non
     request = whole.sections["Other Shop"].backup()
     assert (request.target.container, request.target.database) == ("shop-db", "shop")
     assert request.directory == Path("/mnt/usb/backups")
-    assert whole.policy.days == 14
+    assert whole.policy == Policy(days=14, keep_weekly=4, keep_monthly=12)
 
 
 def test_a_body_that_is_no_json_goes_out_as_it_is(settings: Path, tmp_path: Path) -> None:
@@ -262,6 +264,10 @@ def test_a_section_that_makes_no_sense_is_refused(settings: Path, section: str, 
         ("databases: {a: {container: c}}", "backup_dir is missing"),
         ("backup_dir: /b\ndatabases: {1: {container: c}}", "databases has the key 1"),
         ("backup_dir: /b\nretention: {days: -1}", "retention.days has to be a number from 0 on"),
+        (
+            "backup_dir: /b\nretention: {keep_yearly: 1.5}",
+            "retention.keep_yearly has to be a whole number from 0 on",
+        ),
         ("backup_dir: /b\ndatabases: {a: {container: c}}\nbackup_dir: /c", "is there twice"),
         ("a: [", "is no YAML: line 1, column 5"),
         ("a: !!python/object/apply:os.system [x]", "is no YAML: line 1, column 4"),

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import astuple
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.retenti
     Decision,
     Policy,
     decide,
+    find_loss,
 )
 
 NOW = datetime(2026, 11, 24, 3, 0, tzinfo=timezone.utc)
@@ -29,12 +31,14 @@ CLOCK_WAS_SET = datetime(2000, 1, 1, tzinfo=timezone.utc)
 in_its_own_time = settings(deadline=None)
 
 
-def aged(days: float, name: str = "", **more: bool) -> Candidate:
+def aged(days: float, name: str = "", **more: Any) -> Candidate:
     return Candidate(name or f"set-{days:g}", NOW - timedelta(days=days), **more)
 
 
 ages = st.one_of(
     st.floats(-3, 40, allow_nan=False),
+    # The counting rules look back for years.
+    st.floats(40, 1500),
     # A clock that was not set, or that ran ahead by years.
     st.sampled_from([-4000.0, 15000.0, 20000.0, 7.0, 0.0]),
 )
@@ -43,15 +47,62 @@ ages = st.one_of(
 @st.composite
 def histories(draw: st.DrawFn) -> list[Candidate]:
     drawn = draw(
-        st.lists(st.tuples(ages, st.booleans(), st.booleans(), st.booleans()), max_size=25)
+        st.lists(
+            st.tuples(
+                ages,
+                st.booleans(),
+                st.booleans(),
+                st.booleans(),
+                st.one_of(st.none(), st.integers(0, 100)),
+                st.sampled_from([(), (), ("s3",), ("s3", "nas")]),
+            ),
+            max_size=25,
+        )
     )
     return [
-        aged(age, f"set-{n:02}", passed=passed and not bad, found_bad=bad, safety=safety)
-        for n, (age, passed, bad, safety) in enumerate(drawn)
+        aged(
+            age,
+            f"set-{n:02}",
+            passed=passed and not bad,
+            found_bad=bad,
+            safety=safety,
+            rows=rows,
+            unconfirmed=unconfirmed,
+        )
+        for n, (age, passed, bad, safety, rows, unconfirmed) in enumerate(drawn)
     ]
 
 
-policies = st.builds(Policy, days=st.floats(0, 30))
+counts = st.integers(0, 5)
+policies = st.builds(
+    Policy,
+    days=st.floats(0, 30),
+    keep_daily=counts,
+    keep_weekly=counts,
+    keep_monthly=counts,
+    keep_yearly=counts,
+)
+PERIODS = {
+    "keep_daily": lambda at: at.date(),
+    "keep_weekly": lambda at: at.isocalendar()[:2],
+    "keep_monthly": lambda at: (at.year, at.month),
+    "keep_yearly": lambda at: at.year,
+}
+
+
+def restorable(sets: list[Candidate]) -> list[Candidate]:
+    return [one for one in believed(sets) if not one.found_bad and not one.safety]
+
+
+def standing_for(sets: list[Candidate], policy: Policy) -> set[str]:
+    """The sets that the counting rules keep, worked out the other way round: period by period."""
+    found = set()
+    for rule, period_of in PERIODS.items():
+        periods = sorted({period_of(one.created) for one in restorable(sets)}, reverse=True)
+        for period in periods[: getattr(policy, rule)]:
+            members = [one for one in restorable(sets) if period_of(one.created) == period]
+            found.add(members[0].name)
+    return found
 
 
 def believed(sets: list[Candidate]) -> list[Candidate]:
@@ -119,15 +170,38 @@ def test_a_set_that_is_young_enough_stays(sets: list[Candidate], policy: Policy)
 
 @in_its_own_time
 @given(histories(), policies)
+def test_the_newest_of_each_counted_period_stays(sets: list[Candidate], policy: Policy) -> None:
+    assert standing_for(sets, policy) <= kept(decide(sets, policy, NOW))
+
+
+@in_its_own_time
+@given(histories(), policies)
+def test_a_set_that_is_not_confirmed_at_a_target_stays(
+    sets: list[Candidate], policy: Policy
+) -> None:
+    assert {one.name for one in sets if one.unconfirmed} <= kept(decide(sets, policy, NOW))
+
+
+@in_its_own_time
+@given(histories(), policies)
+def test_while_there_is_a_reason_to_hold_everything_stays(
+    sets: list[Candidate], policy: Policy
+) -> None:
+    decisions = decide(sets, policy, NOW, hold="the newest backup failed")
+    assert all(decision.keep for decision in decisions)
+    would_go = {one.name for one in sets} - kept(decide(sets, policy, NOW))
+    held = {one.name for one in decisions if "the newest backup failed" in one.reason}
+    assert held == would_go
+
+
+@in_its_own_time
+@given(histories(), policies)
 def test_nothing_else_stays(sets: list[Candidate], policy: Policy) -> None:
     dated = believed(sets)
     old = {one.name for one in dated if (NOW - one.created).total_seconds() > policy.days * 86400.0}
-    groups = (
-        dated,
-        [one for one in dated if one.passed],
-        [one for one in dated if not one.found_bad and not one.safety],
-    )
+    groups = (dated, [one for one in dated if one.passed], restorable(sets))
     protected = {group[0].name for group in groups if group}
+    protected |= standing_for(sets, policy) | {one.name for one in sets if one.unconfirmed}
     assert {one.name for one in sets} - kept(decide(sets, policy, NOW)) == old - protected
 
 
@@ -142,9 +216,11 @@ def test_the_order_of_the_sets_does_not_matter(
 
 
 @in_its_own_time
-@given(histories(), policies, st.floats(0, 30))
-def test_more_days_never_remove_more(sets: list[Candidate], policy: Policy, more: float) -> None:
-    longer = replace(policy, days=policy.days + more)
+@given(histories(), policies, policies)
+def test_more_to_keep_never_removes_more(
+    sets: list[Candidate], policy: Policy, more: Policy
+) -> None:
+    longer = Policy(*(mine + other for mine, other in zip(astuple(policy), astuple(more))))
     assert kept(decide(sets, policy, NOW)) <= kept(decide(sets, longer, NOW))
 
 
@@ -179,7 +255,82 @@ def test_the_runbooks_seven_days_are_the_default() -> None:
     assert decisions[3].reason == "it is 8 d 0 h old, older than 7 days"
 
 
-@pytest.mark.parametrize("days", [-1, float("nan")])
-def test_days_that_are_no_number_of_days_remove_nothing(days: float) -> None:
-    with pytest.raises(ValueError, match="days"):
-        decide([aged(1), aged(100)], Policy(days), NOW)
+@pytest.mark.parametrize(
+    "policy", [Policy(-1), Policy(float("nan")), Policy(keep_daily=-1), Policy(keep_yearly=-1)]
+)
+def test_a_policy_that_makes_no_sense_removes_nothing(policy: Policy) -> None:
+    with pytest.raises(ValueError, match=r"days|below 0"):
+        decide([aged(1), aged(100)], policy, NOW)
+
+
+def test_a_month_is_answered_for_by_its_newest_set_in_words() -> None:
+    sets = [aged(0), aged(20), aged(24), aged(25), aged(60)]
+    decisions = decide(sets, Policy(7, keep_monthly=2), NOW)
+    assert [one.keep for one in decisions] == [True, False, True, False, False]
+    assert decisions[2].reason == "it is the newest of 2026-10, 2 monthly sets are kept"
+
+
+def test_a_policy_is_told_in_words() -> None:
+    assert str(Policy(7, keep_weekly=4, keep_yearly=1)) == "7 days, 4 weekly, 1 yearly"
+
+
+# -- losses of rows ------------------------------------------------------------------------------------
+
+
+def counted(*rows: int | None) -> list[Candidate]:
+    """Backups of days that follow each other, the newest last."""
+    return [
+        aged(len(rows) - number, f"day-{number}", rows=count) for number, count in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "lost"),
+    [
+        ((100, 49), ("day-0", "day-1")),
+        ((100, 50), None),
+        ((1, 0), ("day-0", "day-1")),
+        ((0, 0), None),
+        ((100,), None),
+        ((), None),
+        # It lasts while the backups after it are as small, and ends when the rows are back.
+        ((100, 3, 3, 4), ("day-0", "day-1")),
+        ((100, 3, 60), None),
+        ((100, 3, 100, 2), ("day-2", "day-3")),
+        # Nobody counted.
+        ((100, None, 3), ("day-0", "day-2")),
+        ((None, 3), None),
+        # A slow decline is no accident.
+        ((100, 60, 31, 16), None),
+    ],
+)
+def test_a_loss_of_more_than_half_the_rows_is_seen_until_they_are_back(
+    rows: tuple[int | None, ...], lost: tuple[str, str] | None
+) -> None:
+    loss = find_loss(counted(*rows), NOW)
+    assert (loss and (loss.before.name, loss.after.name)) == lost
+
+
+def test_a_loss_that_was_acknowledged_is_none_but_the_next_one_is() -> None:
+    sets = counted(100, 3, 4)
+    assert find_loss(sets, NOW, sets[1].created) is None
+    later = counted(100, 3, 4, 1)
+    loss = find_loss(later, NOW, later[1].created)
+    assert str(loss) == "day-3 has 1 rows, day-2 before it had 4"
+
+
+def test_a_dump_before_a_restore_and_a_wrong_clock_are_no_loss() -> None:
+    sets = [aged(2, "old", rows=100), aged(1, "safety", rows=1, safety=True)]
+    sets += [aged(0, "new", rows=90), aged(-400, "ahead", rows=1), aged(20000, "early", rows=999)]
+    assert find_loss(sets, NOW) is None
+
+
+@in_its_own_time
+@given(histories())
+def test_a_loss_between_the_two_newest_backups_is_always_seen(sets: list[Candidate]) -> None:
+    backups = [one for one in believed(sets) if not one.safety and one.rows is not None]
+    if len(backups) > 1:
+        newest, before = backups[:2]
+        lost = (newest.rows or 0) * 2 < (before.rows or 0)
+        found = find_loss(sets, NOW)
+        assert not lost or (found and found.after == newest)

@@ -199,7 +199,10 @@ def _verify(parser: argparse.ArgumentParser) -> None:
 
 def _prune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--days", type=_number(float, 0), metavar="N", help="keep what is so old (default: 7)"
+        "--days",
+        type=_number(float, 0),
+        metavar="N",
+        help="keep what is so old, whatever the settings say (default without settings: 7)",
     )
 
 
@@ -242,6 +245,12 @@ _COMMANDS: tuple[
         (_stop_service, _options_of_runs, _dry_run),
     ),
     ("prune", "remove sets that are too old", _ALL, (_prune, _dry_run)),
+    (
+        "acknowledge",
+        "say that the newest backup has far fewer rows because that was meant",
+        _ALL,
+        (_dry_run,),
+    ),
     ("status", "show how protected this host is; exit status 1 with a problem", _ALL, ()),
     ("due", "make the backup and hold the drill that the schedule wants by now", _ALL, (_dry_run,)),
     ("settle", "end what a power cut interrupted: start what was stopped", _ALL, (_settle,)),

@@ -69,11 +69,20 @@ class Attempts:
             return None
         return Attempt(**{name: value for name, value in values.items() if name in known})
 
-    def begin(self, job: str, slot: datetime, now: datetime) -> None:
-        """Before a try."""
+    def begin(self, job: str, slot: datetime, now: datetime) -> Attempt | None:
+        """Before a try; returns the one before it, for withdraw()."""
         before = self.latest(job)
         again = before.failures if before and before.slot == iso(slot) else 0
         self._write(job, Attempt(iso(slot), iso(now), failures=again + 1))
+        return before
+
+    def withdraw(self, job: str, before: Attempt | None) -> None:
+        """After a try that was none: another run was at it. What was known before is known again."""
+        self._write(job, before)
+
+    def fail(self, job: str, now: datetime, failure: str) -> None:
+        """Notes the failure of a run that no schedule asked for."""
+        self._write(job, Attempt(iso(now), iso(now), ended=True, msg=failure))
 
     def end(self, job: str, failure: str = "") -> None:
         """After it: what went wrong, or nothing."""
@@ -82,8 +91,8 @@ class Attempts:
             failures = attempt.failures if failure else 0
             self._write(job, replace(attempt, failures=failures, ended=True, msg=failure))
 
-    def _write(self, job: str, attempt: Attempt) -> None:
+    def _write(self, job: str, attempt: Attempt | None) -> None:
         # Where even this cannot be written, what is tried will say so itself.
         with contextlib.suppress(OSError):
-            content = {**read_object(self.path), job: asdict(attempt)}
+            content = {**read_object(self.path), job: asdict(attempt) if attempt else None}
             replace_file(self.path, json.dumps(content, indent=1))

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,6 +20,7 @@ from .due import Task, due_tasks
 from .dump import backup
 from .errors import ConfigError, InterruptedRun, SetError
 from .fetch import FAR
+from .holds import AcknowledgeRequest, acknowledge
 from .ledger import offsite_row
 from .listing import Listed, list_sets
 from .model import Report, utc_now
@@ -81,6 +83,7 @@ class Command:
             "drill": self._drill,
             "verify": self._verify,
             "prune": self._prune,
+            "acknowledge": self._acknowledge,
             "settle": self._settle,
             "config": self._config,
         }
@@ -163,7 +166,7 @@ class Command:
         newest = (
             self.name == "verify" and not options.all and _is_relative(options.source or "latest")
         )
-        if not database and (needs_server or newest):
+        if not database and (needs_server or newest or self.name == "acknowledge"):
             raise ConfigError(
                 "Without a file of settings --database is needed", state="Nothing was changed"
             )
@@ -273,10 +276,18 @@ class Command:
 
     def _prune(self) -> Iterator[Task]:
         days = self._options.days
-        policy = self._policy if days is None else Policy(days)
+        policy = self._policy if days is None else dataclasses.replace(self._policy, days=days)
         for directory, database in self._places():
             request = PruneRequest(directory, policy, database, bool(self._options.check))
             yield Task(database or str(directory), partial(_prune, request))
+
+    def _acknowledge(self) -> Iterator[Task]:
+        check = bool(self._options.check)
+        return self._each(
+            lambda section, unused_progress: acknowledge(
+                AcknowledgeRequest(section.directory, section.database, check)
+            )
+        )
 
     def _settle(self) -> Iterator[Task]:
         return self._each(
@@ -290,7 +301,7 @@ class Command:
 
     def _settings(self) -> Report:
         schedule = load_schedule(self._path)
-        told = f"{self._policy.days:g} days; {schedule or 'this host has no schedule of its own'}"
+        told = f"{self._policy}; {schedule or 'this host has no schedule of its own'}"
         return Report(
             action="config",
             changed=False,

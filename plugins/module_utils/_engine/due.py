@@ -22,7 +22,7 @@ from .clock import await_clock, uptime_s
 from .config import Section
 from .drill import drill
 from .dump import backup
-from .errors import FiredrillError, HostError, TargetError
+from .errors import BusyError, FiredrillError, HostError, TargetError
 from .ledger import target_rows
 from .listing import list_sets
 from .model import Report, iso, utc_now
@@ -162,9 +162,12 @@ class _Try:
             # A first backup that fails needs a place where that is noted.
             Vault(section.directory).prepare()
         attempts = Attempts(section.directory, section.database)
-        attempts.begin(name, self._slot, utc_now())
+        before = attempts.begin(name, self._slot, utc_now())
         try:
             report = self._run(progress)
+        except BusyError:
+            attempts.withdraw(name, before)
+            raise
         except Exception as error:
             attempts.end(name, failure(error).error)
             raise

@@ -12,9 +12,18 @@ from pathlib import Path
 
 from . import __version__
 from .access import Access, open_access
+from .attempts import Attempts
 from .catalog import database_bytes, database_oid, read_extensions, read_properties
 from .durable import sync_directory
-from .errors import ConfigError, HostError, ServerError, SetError, ToolError
+from .errors import (
+    BusyError,
+    ConfigError,
+    FiredrillError,
+    HostError,
+    ServerError,
+    SetError,
+    ToolError,
+)
 from .evidence import Collector, sequence_evidence, sequence_values, snapshot
 from .journal import Journal
 from .manifest import FileEntry, Manifest, Source
@@ -81,6 +90,23 @@ def backup(request: BackupRequest, progress: Progress | None = None) -> Report:
             f'"{request.evidence}" is no level of evidence',
             todo=f"Use {', '.join(EVIDENCE_LEVELS)}",
         )
+    attempts = Attempts(request.directory, request.target.database)
+    try:
+        report = _backup(request, progress)
+    except (BusyError, ConfigError):
+        raise
+    except BaseException as error:
+        # Without a set there is none that has to be kept.
+        if not request.check and Vault(request.directory).sets(request.target.database):
+            known = isinstance(error, FiredrillError)
+            attempts.fail("dump", utc_now(), str(error) if known else type(error).__name__)
+        raise
+    if not request.check:
+        attempts.end("dump")
+    return report
+
+
+def _backup(request: BackupRequest, progress: Progress | None) -> Report:
     with Run("backup", timeout_s=request.timeout_s, progress=progress) as run:
         access = open_access(run, request.target)
         with run.lock(*access.lock_identity):
@@ -156,7 +182,7 @@ def _check_room(vault: Vault, size: int, earlier: list[RecoverySet], keep_free: 
             f"{human_bytes(needed)}"
             + (f" and {human_bytes(keep_free)} have to stay free" if keep_free else ""),
             state="Nothing was changed",
-            todo="Free some space, or prune older sets (`firedrill prune --dry-run`)",
+            todo="Free some space, or move older sets to another disk (`firedrill list` shows them)",
         )
 
 

@@ -6,27 +6,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from .durable import sync_directory
 from .errors import ConfigError, HostError
+from .holds import Acknowledgement, candidates, reason_to_hold
 from .listing import Listed, list_sets, require_directory
 from .model import Report, human_bytes, utc_now
-from .retention import Candidate, Decision, Policy, decide
-from .vault import Vault
+from .retention import Decision, Policy, decide, newest_dated
+from .vault import RecoverySet, Vault
+
+
+def _nowhere(unused_set: RecoverySet) -> tuple[str, ...]:
+    return ()
 
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """What to prune by which policy; without a database every one that has sets there, each by itself."""
+    """What to prune by which policy; without a database every one that has sets there, each by itself.
+
+    `unconfirmed` tells of a set which targets are to have a copy of it and are not known to.
+    """
 
     directory: Path
     policy: Policy = field(default_factory=Policy)
     database: str = ""
     check: bool = False
+    unconfirmed: Callable[[RecoverySet], tuple[str, ...]] = _nowhere
 
 
 def prune(request: PruneRequest) -> Report:
@@ -37,14 +46,18 @@ def prune(request: PruneRequest) -> Report:
     :raises ConfigError: the policy makes no sense.
     :raises HostError: the directory cannot be read, or a file not be removed.
     """
-    if not request.policy.days >= 0:
-        raise ConfigError("Sets cannot be kept for less than 0 days", state="Nothing was removed")
+    if request.policy.doubt:
+        raise ConfigError(request.policy.doubt, state="Nothing was removed")
     vault = Vault(request.directory)
     require_directory(request.directory)
     with vault.lock():
         listed = list_sets(request.directory, request.database)
         whole = {one.recovery_set.name: one for one in listed if one.complete}
-        decisions = _decide(whole.values(), request.policy)
+        found = [
+            _judge(request, database, list(whole.values()))
+            for database in sorted({one.database for one in whole.values()})
+        ]
+        decisions = [decision for judged in found for decision in judged.decisions]
         doomed = [whole[decision.name] for decision in decisions if not decision.keep]
         if not request.check:
             _remove(vault, doomed)
@@ -63,6 +76,7 @@ def prune(request: PruneRequest) -> Report:
             + (f", left {len(skipped)} alone that are not complete" if skipped else "")
         ),
         database=request.database,
+        warnings=[judged.warning for judged in found if judged.warning],
         details={
             "directory": str(request.directory),
             "removed": [_told(decision, whole) for decision in decisions if not decision.keep],
@@ -72,25 +86,31 @@ def prune(request: PruneRequest) -> Report:
     )
 
 
-def _decide(sets: Iterable[Listed], policy: Policy) -> list[Decision]:
-    groups: dict[str, list[Candidate]] = {}
-    for one in sets:
-        manifest = one.recovery_set.require_manifest()
-        groups.setdefault(manifest.database, []).append(
-            Candidate(
-                name=one.recovery_set.name,
-                created=manifest.created,
-                passed=one.passed,
-                found_bad=one.verdict == "backup_bad",
-                safety=manifest.purpose == "safety",
-            )
-        )
+@dataclass(frozen=True)
+class _Judged:
+    decisions: list[Decision]
+    warning: str
+
+
+def _judge(request: PruneRequest, database: str, whole: Sequence[Listed]) -> _Judged:
+    """What becomes of the sets of one database. Before any goes, it is noted up to where losses of rows were judged:
+    a gap that pruning leaves must not look like one.
+
+    :raises HostError: that cannot be noted.
+    """
     now = utc_now()
-    return [
-        decision
-        for unused_database, group in sorted(groups.items())
-        for decision in decide(group, policy, now)
-    ]
+    unconfirmed = {
+        one.recovery_set.name: request.unconfirmed(one.recovery_set)
+        for one in whole
+        if one.database == database
+    }
+    known = candidates(whole, database, unconfirmed)
+    hold = reason_to_hold(request.directory, database, known, now)
+    decisions = decide(known, request.policy, now, hold=hold)
+    newest = newest_dated(known, now)
+    if newest and not request.check and not all(decision.keep for decision in decisions):
+        Acknowledgement(request.directory, database).record(newest)
+    return _Judged(decisions, f"no set of {database} is removed: {hold}" if hold else "")
 
 
 def _remove(vault: Vault, doomed: list[Listed]) -> None:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -19,19 +19,38 @@ _DAY_S = 86400.0
 
 @dataclass(frozen=True)
 class Policy:
-    """What to keep of one database. `days`: every set that is at most so old.
+    """What to keep of one database; a rule only ever adds reasons to keep.
 
-    A further rule (so many daily, weekly ones) becomes a further field: rules only ever add reasons to keep.
+    `days`: every set that is at most so old. The others: the newest set of each of so many days, ISO weeks, months
+    and years (UTC) that have any.
     """
 
     days: float = 7
+    keep_daily: int = 0
+    keep_weekly: int = 0
+    keep_monthly: int = 0
+    keep_yearly: int = 0
+
+    @property
+    def doubt(self) -> str:
+        """Why no set can be judged by it; else ""."""
+        if not self.days >= 0:
+            return f"{self.days} is no number of days"
+        if min(self.keep_daily, self.keep_weekly, self.keep_monthly, self.keep_yearly) < 0:
+            return "A number of sets to keep is below 0"
+        return ""
+
+    def __str__(self) -> str:
+        counts = (f"{count} {name}" for name, count, unused_key in _periods(self) if count)
+        return ", ".join([f"{self.days:g} days", *counts])
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete set: its name, when its snapshot was taken, and what drills said of it.
+    """A complete set: its name, when its snapshot was taken, its rows if counted, and what drills said of it.
 
-    `safety`: a restore made it, so it may hold the very accident that the restore was to undo.
+    `safety`: a restore made it, so it may hold the very accident that the restore was to undo. `unconfirmed`: the
+    targets that are to hold a copy and are not known to.
     """
 
     name: str
@@ -39,6 +58,8 @@ class Candidate:
     passed: bool = False
     found_bad: bool = False
     safety: bool = False
+    rows: int | None = None
+    unconfirmed: tuple[str, ...] = ()
 
     @property
     def promising(self) -> bool:
@@ -55,6 +76,17 @@ class Decision:
     reason: str
 
 
+@dataclass(frozen=True)
+class Loss:
+    """Two backups that followed each other, of which the later has less than half the rows."""
+
+    before: Candidate
+    after: Candidate
+
+    def __str__(self) -> str:
+        return f"{self.after.name} has {self.after.rows} rows, {self.before.name} before it had {self.before.rows}"
+
+
 #: Whatever the age, the newest set of each kind stays.
 _NEWEST_OF = (
     ("it is the newest complete set", lambda candidate: True),
@@ -63,36 +95,108 @@ _NEWEST_OF = (
 )
 
 
-def decide(sets: Iterable[Candidate], policy: Policy, now: datetime) -> list[Decision]:
+def decide(
+    sets: Iterable[Candidate], policy: Policy, now: datetime, *, hold: str = ""
+) -> list[Decision]:
     """What to do with the complete sets of one database; their names are distinct.
 
     A set whose date cannot be right says nothing about its age, so it is kept, and it never takes the
     place of the newest.
 
+    :param hold: why nothing may go now, in words.
     :returns: one decision for each set, newest first.
-    :raises ValueError: the policy's days are not a number from 0 on.
+    :raises ValueError: the policy makes no sense.
     """
-    if not policy.days >= 0:
-        raise ValueError(f"{policy.days} is no number of days")
-    ordered = sorted(sets, key=lambda candidate: (candidate.created, candidate.name), reverse=True)
+    if policy.doubt:
+        raise ValueError(policy.doubt)
+    ordered = _newest_first(sets)
     reasons = {candidate.name: _doubt(candidate, now) for candidate in ordered}
     dated = [candidate for candidate in ordered if not reasons[candidate.name]]
     for reason, belongs in _NEWEST_OF:
         newest = next((candidate for candidate in dated if belongs(candidate)), None)
         if newest and not reasons[newest.name]:
             reasons[newest.name] = reason
+    kept_for = _representatives(dated, policy)
     decisions = []
     for candidate in ordered:
-        reason = reasons[candidate.name]
         age_s = (now - candidate.created).total_seconds()
+        old = f"it is {human_seconds(age_s)} old"
+        reason = reasons[candidate.name]
         if not reason and age_s <= policy.days * _DAY_S:
-            reason = f"it is {human_seconds(age_s)} old, sets are kept for {policy.days:g} days"
+            reason = f"{old}, sets are kept for {policy.days:g} days"
+        if not reason and candidate.name in kept_for:
+            reason = kept_for[candidate.name]
+        if not reason and candidate.unconfirmed:
+            reason = f"{old}, but it is not confirmed at {', '.join(candidate.unconfirmed)}"
+        if not reason and hold:
+            reason = f"{old}, but {hold}"
         if reason:
             decisions.append(Decision(candidate.name, True, reason))
         else:
-            words = f"it is {human_seconds(age_s)} old, older than {policy.days:g} days"
+            words = f"{old}, older than {policy.days:g} days"
             decisions.append(Decision(candidate.name, False, words))
     return decisions
+
+
+def find_loss(
+    sets: Iterable[Candidate], now: datetime, seen_until: datetime | None = None
+) -> Loss | None:
+    """The latest loss of rows that nobody has looked at and that lasts: the newest backup has not got them back.
+
+    It lasts beyond the next backup: that one is as small, and says nothing of why. Backups without
+    counted rows and dates that cannot be right are passed over.
+
+    :param seen_until: backups up to this moment were judged already.
+    """
+    counted = [
+        one
+        for one in _newest_first(sets)
+        if one.rows is not None and not one.safety and not _doubt(one, now)
+    ]
+    for after, before in zip(counted, counted[1:]):
+        if seen_until and after.created <= seen_until:
+            break
+        if _halved(before, after) and _halved(before, counted[0]):
+            return Loss(before, after)
+    return None
+
+
+def newest_dated(sets: Iterable[Candidate], now: datetime) -> Candidate | None:
+    """The newest set whose date can be right."""
+    return next((one for one in _newest_first(sets) if not _doubt(one, now)), None)
+
+
+def _halved(before: Candidate, after: Candidate) -> bool:
+    return (after.rows or 0) * 2 < (before.rows or 0)
+
+
+def _newest_first(sets: Iterable[Candidate]) -> list[Candidate]:
+    return sorted(sets, key=lambda candidate: (candidate.created, candidate.name), reverse=True)
+
+
+def _periods(policy: Policy) -> tuple[tuple[str, int, str], ...]:
+    """The counting rules: their name, how many, and how a moment's period is written."""
+    return (
+        ("daily", policy.keep_daily, "%Y-%m-%d"),
+        ("weekly", policy.keep_weekly, "%G-W%V"),
+        ("monthly", policy.keep_monthly, "%Y-%m"),
+        ("yearly", policy.keep_yearly, "%Y"),
+    )
+
+
+def _representatives(dated: Sequence[Candidate], policy: Policy) -> dict[str, str]:
+    """The sets that stand for a period, with the reason. What nobody would restore stands for none."""
+    found: dict[str, str] = {}
+    for name, count, key in _periods(policy):
+        newest_of: dict[str, Candidate] = {}
+        for candidate in dated:
+            if candidate.promising:
+                period = candidate.created.astimezone(timezone.utc).strftime(key)
+                newest_of.setdefault(period, candidate)
+        for period, candidate in list(newest_of.items())[:count]:
+            reason = f"it is the newest of {period}, {count} {name} sets are kept"
+            found.setdefault(candidate.name, reason)
+    return found
 
 
 def _doubt(candidate: Candidate, now: datetime) -> str:

@@ -124,13 +124,24 @@ DATABASE = kinds.fields(
     }
 )
 
+#: How long sets are kept, in one place.
+RETENTION = kinds.fields(
+    {
+        "days": kinds.number(0),
+        "keep_daily": kinds.number(0, whole=True),
+        "keep_weekly": kinds.number(0, whole=True),
+        "keep_monthly": kinds.number(0, whole=True),
+        "keep_yearly": kinds.number(0, whole=True),
+    }
+)
+
 #: The whole file.
 FILE = kinds.fields(
     {
         "backup_dir": kinds.path,
         "databases": kinds.map_of(DATABASE),
         "offsite": targets_kind,
-        "retention": kinds.fields({"days": kinds.number(0)}),
+        "retention": RETENTION,
     }
 )
 

@@ -15,6 +15,7 @@ from . import clock
 from .config import Section
 from .containers import Containers
 from .errors import FiredrillError
+from .holds import candidates, waiting_loss
 from .ledger import target_problems, target_rows
 from .model import human_bytes, human_seconds, iso
 from .schedule import Schedule
@@ -51,6 +52,7 @@ def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str
     free = Vault(section.directory).free_bytes()
     problems += filter(None, [clock.doubt(now, None)])
     problems += _of_sets(state, schedule, now) if not problems else []
+    problems += _of_rows(section, state, now)
     problems += _of_drills(state, schedule, now)
     problems += _of_room(state, free)
     whole = {one.recovery_set.name: one.recovery_set.created for one in state.sets if one.complete}
@@ -125,6 +127,14 @@ def _of_drills(state: State, schedule: Schedule | None, now: datetime) -> list[s
     slot = schedule.last_drill(now - timedelta(seconds=_DRILL_GRACE_S)) if schedule else None
     if slot and drill.at < slot:
         return [f"no drill since {iso(drill.at)}: that of {iso(slot)} is missing"]
+    return []
+
+
+def _of_rows(section: Section, state: State, now: datetime) -> list[str]:
+    known = candidates(state.sets, section.database)
+    loss = waiting_loss(section.directory, section.database, known, now)
+    if loss:
+        return [f"{loss}: was data lost? Nothing is pruned until `firedrill acknowledge`"]
     return []
 
 

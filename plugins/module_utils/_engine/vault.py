@@ -368,7 +368,7 @@ class Vault:
                 raise HostError(
                     f"The disk of {self.directory} is full ({human_bytes(self.free_bytes())} free)",
                     state="No file was written; the database was not touched",
-                    todo="Free some space, or prune older sets (`firedrill prune --dry-run`)",
+                    todo="Free some space, or move older sets to another disk (`firedrill list` shows them)",
                 ) from error
             raise HostError(
                 f"{self.directory} cannot be written: {error.strerror or error}"

@@ -1,0 +1,129 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Why no set may go now: the newest backup failed, or rows were lost and nobody has said that this was meant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from .attempts import Attempts
+from .durable import read_object, replace_file
+from .errors import HostError
+from .filenames import file_base
+from .listing import Listed, list_sets
+from .model import Report, iso, parse_time, utc_now
+from .retention import Candidate, Loss, find_loss, newest_dated
+
+#: Tries of the schedule, and failures of whoever else asked for a backup.
+_JOBS = ("backup", "dump")
+
+
+class Acknowledgement:
+    """Up to which moment the losses of rows of one database were judged; a small file beside its sets."""
+
+    def __init__(self, directory: Path, database: str) -> None:
+        self.path = directory / f"{file_base(database)}.acknowledged"
+
+    def until(self) -> datetime | None:
+        """None when nothing was; a file that cannot be read says nothing, so that more is kept."""
+        with suppress(ValueError):
+            return parse_time(str(read_object(self.path).get("until", "")))
+        return None
+
+    def record(self, newest: Candidate) -> None:
+        """Backups up to this one were judged.
+
+        :raises HostError: it cannot be written.
+        """
+        content = {"until": iso(newest.created), "set_name": newest.name, "rows": newest.rows}
+        try:
+            replace_file(self.path, json.dumps(content, indent=1))
+        except OSError as error:
+            raise HostError(
+                f"{self.path} cannot be written: {error.strerror}",
+                state="No set was removed",
+                todo="Is the file system writable?",
+            ) from error
+
+
+@dataclass(frozen=True)
+class AcknowledgeRequest:
+    """Of which database it was meant that there are far fewer rows; with `check` only says what waits for it."""
+
+    directory: Path
+    database: str
+    check: bool = False
+
+
+def acknowledge(request: AcknowledgeRequest) -> Report:
+    """Notes that the last loss of rows was meant, so that sets from before it may go when they are old enough.
+
+    :raises HostError: the directory cannot be read or written.
+    """
+    now = utc_now()
+    known = candidates(list_sets(request.directory, request.database), request.database)
+    loss = waiting_loss(request.directory, request.database, known, now)
+    newest = newest_dated(known, now)
+    msg = "No loss of rows waits to be acknowledged"
+    if loss and newest:
+        done = "would be" if request.check else "is"
+        msg = f"{loss}: this {done} acknowledged as meant, sets from before it may go when they are old enough"
+        if not request.check:
+            Acknowledgement(request.directory, request.database).record(newest)
+    return Report(action="acknowledge", changed=bool(loss), msg=msg, database=request.database)
+
+
+def candidates(
+    listed: Iterable[Listed], database: str, unconfirmed: dict[str, tuple[str, ...]] | None = None
+) -> list[Candidate]:
+    """The complete sets of one database as retention judges them.
+
+    :param unconfirmed: by a set's name, the targets that are to have it and are not known to.
+    """
+    found = []
+    for one in listed:
+        manifest = one.recovery_set.manifest
+        if one.complete and manifest and manifest.database == database:
+            found.append(
+                Candidate(
+                    name=one.recovery_set.name,
+                    created=manifest.created,
+                    passed=one.passed,
+                    found_bad=one.verdict == "backup_bad",
+                    safety=manifest.purpose == "safety",
+                    rows=manifest.rows,
+                    unconfirmed=(unconfirmed or {}).get(one.recovery_set.name, ()),
+                )
+            )
+    return found
+
+
+def waiting_loss(
+    directory: Path, database: str, known: Sequence[Candidate], now: datetime
+) -> Loss | None:
+    """The loss of rows that waits for somebody to say that it was meant."""
+    return find_loss(known, now, Acknowledgement(directory, database).until())
+
+
+def reason_to_hold(
+    directory: Path, database: str, known: Sequence[Candidate], now: datetime
+) -> str:
+    """Why nothing of a database may go now, in words; "" when nothing speaks against it.
+
+    :param known: its complete sets in the directory.
+    """
+    newest = newest_dated([one for one in known if not one.safety], now)
+    attempts = Attempts(directory, database)
+    for attempt in filter(None, map(attempts.latest, _JOBS)):
+        if attempt.failures and (newest is None or attempt.at > iso(newest.created)):
+            ended = "failed" if attempt.ended else "has not ended"
+            return f"the newest backup, of {attempt.at}, {ended}"
+    loss = waiting_loss(directory, database, known, now)
+    return f"{loss}: was data lost? (`firedrill acknowledge` if it was meant)" if loss else ""

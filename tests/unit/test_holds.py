@@ -1,0 +1,231 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Old sets stay while something is wrong with the newest backup, until somebody has looked at it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from recovery_sets import lay_out
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import Section
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.due import _Backup, _Try
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    BusyError,
+    HostError,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.holds import (
+    AcknowledgeRequest,
+    acknowledge,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    Report,
+    utc_now,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.prune import (
+    PruneRequest,
+    prune,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.retention import Policy
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.status import status_rows
+
+NOW = utc_now()
+
+
+def days_ago(days: float) -> datetime:
+    return NOW - timedelta(days=days)
+
+
+def sets_of(directory: Path, rows: dict[float, int], method: str = "") -> dict[float, str]:
+    """Sets of that age in days with so many rows; returns their names."""
+    return {
+        days: lay_out(directory, method, created=days_ago(days), rows=count).name
+        for days, count in rows.items()
+    }
+
+
+def removed(report: Report) -> set[str]:
+    return {entry["name"] for entry in report.details["removed"]}
+
+
+def pruned(directory: Path) -> Report:
+    """A prune, which says before what it does, and does it."""
+    policy = Policy(7)
+    before = sorted(directory.iterdir())
+    told = prune(PruneRequest(directory, policy, check=True))
+    assert sorted(directory.iterdir()) == before
+    done = prune(PruneRequest(directory, policy))
+    assert removed(done) == removed(told)
+    assert done.details["kept"] == told.details["kept"]
+    return done
+
+
+def test_without_anything_wrong_an_old_set_goes(tmp_path: Path) -> None:
+    names = sets_of(tmp_path, {20: 100, 1: 100})
+    report = pruned(tmp_path)
+    assert (removed(report), report.warnings) == ({names[20]}, [])
+
+
+@pytest.mark.parametrize("method", ["", "age", "gpg"])
+def test_after_a_loss_of_rows_nothing_goes_until_it_is_acknowledged(
+    tmp_path: Path, method: str
+) -> None:
+    names = sets_of(tmp_path, {30: 100, 20: 100, 10: 3, 1: 3}, method)
+    report = pruned(tmp_path)
+    assert removed(report) == set()
+    assert f"{names[10]} has 3 rows, {names[20]} before it had 100" in report.warnings[0]
+    assert "`firedrill acknowledge`" in report.warnings[0]
+    would = acknowledge(AcknowledgeRequest(tmp_path, "shop", check=True))
+    assert would.changed
+    assert removed(pruned(tmp_path)) == set()
+    done = acknowledge(AcknowledgeRequest(tmp_path, "shop"))
+    assert done.changed
+    assert names[10] in done.msg
+    again = acknowledge(AcknowledgeRequest(tmp_path, "shop"))
+    assert not again.changed
+    assert removed(pruned(tmp_path)) == {names[30], names[20], names[10]}
+
+
+def test_an_acknowledgement_is_for_that_loss_only(tmp_path: Path) -> None:
+    sets_of(tmp_path, {30: 100, 2: 3})
+    acknowledge(AcknowledgeRequest(tmp_path, "shop"))
+    sets_of(tmp_path, {1: 0})
+    assert removed(pruned(tmp_path)) == set()
+
+
+def test_a_damaged_acknowledgement_keeps_more_and_stops_nothing(tmp_path: Path) -> None:
+    sets_of(tmp_path, {30: 100, 2: 3})
+    acknowledge(AcknowledgeRequest(tmp_path, "shop"))
+    (note,) = tmp_path.glob("*.acknowledged")
+    assert note.stat().st_mode & 0o777 == 0o600
+    note.write_text("{")
+    assert removed(pruned(tmp_path)) == set()
+    assert acknowledge(AcknowledgeRequest(tmp_path, "shop")).changed
+
+
+def test_a_gap_that_pruning_leaves_does_not_look_like_a_loss(tmp_path: Path) -> None:
+    # A slow decline: each set has more than half of the one before.
+    names = sets_of(tmp_path, {40: 100, 39: 60, 2: 40, 1: 40})
+    request = PruneRequest(
+        tmp_path, Policy(7), unconfirmed=lambda one: ("nas",) * (one.name == names[40])
+    )
+    assert removed(prune(request)) == {names[39]}
+    assert prune(request).warnings == []
+    assert not acknowledge(AcknowledgeRequest(tmp_path, "shop")).changed
+
+
+def test_a_loss_of_one_database_holds_the_sets_of_no_other(tmp_path: Path) -> None:
+    sets_of(tmp_path, {30: 100, 1: 3})
+    assert removed(prune(PruneRequest(tmp_path, Policy(7), "another"))) == set()
+    # The loss is of shop, and this state is of another.
+    acknowledge(AcknowledgeRequest(tmp_path, "another"))
+    assert removed(pruned(tmp_path)) == set()
+
+
+def test_status_names_a_loss_of_rows_until_it_is_acknowledged(tmp_path: Path) -> None:
+    sets_of(tmp_path, {2: 100, 1: 3})
+    section = Section("shop", tmp_path, {"container": "none"})
+
+    def told() -> bool:
+        (row,) = status_rows([section], None, NOW)
+        return any("was data lost?" in problem for problem in row["problems"])
+
+    assert told()
+    acknowledge(AcknowledgeRequest(tmp_path, "shop"))
+    assert not told()
+
+
+# -- backups that failed -------------------------------------------------------------------------------
+
+
+def test_while_the_newest_backup_failed_nothing_goes(tmp_path: Path) -> None:
+    names = sets_of(tmp_path, {20: 100, 1: 100})
+    attempts = Attempts(tmp_path, "shop")
+    attempts.begin("backup", days_ago(0.1), days_ago(0.1))
+    # It may have been killed, or be under way.
+    assert "has not ended" in pruned(tmp_path).warnings[0]
+    attempts.end("backup", "the disk is full")
+    report = pruned(tmp_path)
+    assert removed(report) == set()
+    assert "failed" in report.warnings[0]
+    attempts.end("backup")
+    assert removed(pruned(tmp_path)) == {names[20]}
+
+
+def test_a_failure_of_a_backup_by_hand_counts_as_well(tmp_path: Path) -> None:
+    names = sets_of(tmp_path, {20: 100, 1: 100})
+    Attempts(tmp_path, "shop").fail("dump", days_ago(0.1), "no such role")
+    assert removed(pruned(tmp_path)) == set()
+    Attempts(tmp_path, "shop").end("dump")
+    assert removed(pruned(tmp_path)) == {names[20]}
+
+
+def test_a_failure_before_the_newest_set_is_over(tmp_path: Path) -> None:
+    names = sets_of(tmp_path, {20: 100, 1: 100})
+    Attempts(tmp_path, "shop").fail("dump", days_ago(2), "no such role")
+    assert removed(pruned(tmp_path)) == {names[20]}
+
+
+def _run(directory: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A try of the schedule that ends so."""
+
+    def refused(*unused: object) -> Report:
+        raise error
+
+    job = _Backup(Schedule(), Policy(), "")
+    monkeypatch.setattr(job, "run", refused)
+    with pytest.raises(type(error)):
+        _Try(job, Section("shop", directory), days_ago(0.1))(None)
+
+
+def test_a_backup_that_was_refused_because_another_runs_is_no_failed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sets_of(tmp_path, {20: 100, 1: 100})
+    _run(tmp_path, BusyError("another run works on it"), monkeypatch)
+    assert Attempts(tmp_path, "shop").latest("backup") is None
+    assert removed(pruned(tmp_path)) == {names[20]}
+
+
+def test_a_refusal_does_not_hide_the_failure_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets_of(tmp_path, {20: 100, 1: 100})
+    monkeypatch.setattr(
+        "ansible_collections.firedrill.postgres.plugins.module_utils._engine.due.uptime_s",
+        lambda: 1e6,
+    )
+    _run(tmp_path, HostError("no disk"), monkeypatch)
+    before = Attempts(tmp_path, "shop").latest("backup")
+    _run(tmp_path, BusyError("another run works on it"), monkeypatch)
+    assert Attempts(tmp_path, "shop").latest("backup") == before
+    assert removed(pruned(tmp_path)) == set()
+
+
+# -- copies elsewhere ----------------------------------------------------------------------------------
+
+
+def test_a_set_stays_until_every_target_has_it(tmp_path: Path) -> None:
+    names = sets_of(tmp_path, {30: 7, 20: 7, 1: 7})
+    lacking = {names[30]: ("nas",), names[20]: ()}
+    report = prune(
+        PruneRequest(tmp_path, Policy(7), unconfirmed=lambda one: lacking.get(one.name, ()))
+    )
+    assert removed(report) == {names[20]}
+    reasons = {entry["name"]: entry["reason"] for entry in report.details["kept"]}
+    assert "not confirmed at nas" in reasons[names[30]]
+
+
+def test_files_that_are_not_ours_stay(tmp_path: Path) -> None:
+    sets_of(tmp_path, {30: 7, 1: 7})
+    others = ["notes.txt", "shop_20200101_000000.dump", "old.json", "shop_20200101_000000.sql"]
+    for name in others:
+        (tmp_path / name).write_text("x")
+    assert removed(pruned(tmp_path))
+    assert all((tmp_path / name).exists() for name in others)
