@@ -24,6 +24,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
     Freshness,
     SqlScript,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.retention import Policy
 
 WHOLE = """
 backup_dir: /var/backups/firedrill
