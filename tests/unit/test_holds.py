@@ -23,8 +23,14 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.holds i
     AcknowledgeRequest,
     acknowledge,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import (
+    CONFIRMED,
+    Copy,
+    Ledger,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
     Report,
+    iso,
     utc_now,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.prune import (
@@ -48,6 +54,11 @@ def sets_of(directory: Path, rows: dict[float, int], method: str = "") -> dict[f
         days: lay_out(directory, method, created=days_ago(days), rows=count).name
         for days, count in rows.items()
     }
+
+
+def copied(directory: Path, name: str, target: str) -> None:
+    """A copy that was confirmed."""
+    Ledger(directory, "shop").note(name, target, Copy(CONFIRMED, iso(NOW)))
 
 
 def removed(report: Report) -> set[str]:
@@ -112,9 +123,8 @@ def test_a_damaged_acknowledgement_keeps_more_and_stops_nothing(tmp_path: Path) 
 def test_a_gap_that_pruning_leaves_does_not_look_like_a_loss(tmp_path: Path) -> None:
     # A slow decline: each set has more than half of the one before.
     names = sets_of(tmp_path, {40: 100, 39: 60, 2: 40, 1: 40})
-    request = PruneRequest(
-        tmp_path, Policy(7), unconfirmed=lambda one: ("nas",) * (one.name == names[40])
-    )
+    copied(tmp_path, names[39], "nas")
+    request = PruneRequest(tmp_path, Policy(7), targets={"shop": ["nas"]})
     assert removed(prune(request)) == {names[39]}
     assert prune(request).warnings == []
     assert not acknowledge(AcknowledgeRequest(tmp_path, "shop")).changed
@@ -213,10 +223,10 @@ def test_a_refusal_does_not_hide_the_failure_before_it(
 
 def test_a_set_stays_until_every_target_has_it(tmp_path: Path) -> None:
     names = sets_of(tmp_path, {30: 7, 20: 7, 1: 7})
-    lacking = {names[30]: ("nas",), names[20]: ()}
-    report = prune(
-        PruneRequest(tmp_path, Policy(7), unconfirmed=lambda one: lacking.get(one.name, ()))
-    )
+    copied(tmp_path, names[20], "nas")
+    copied(tmp_path, names[20], "s3")
+    copied(tmp_path, names[30], "s3")
+    report = prune(PruneRequest(tmp_path, Policy(7), targets={"shop": ["nas", "s3"]}))
     assert removed(report) == {names[20]}
     reasons = {entry["name"]: entry["reason"] for entry in report.details["kept"]}
     assert "not confirmed at nas" in reasons[names[30]]

@@ -202,7 +202,7 @@ def _prune(parser: argparse.ArgumentParser) -> None:
         "--days",
         type=_number(float, 0),
         metavar="N",
-        help="keep what is so old, whatever the settings say (default without settings: 7)",
+        help="keep what is so old on this host, whatever the settings say (default without: 7)",
     )
 
 

@@ -27,6 +27,7 @@ from .model import Report, utc_now
 from .offsite import copy_sets
 from .outcomes import Outcome, failure, success
 from .prune import PruneRequest, prune
+from .prune_far import PruneFarRequest, prune_far
 from .restore import restore
 from .retention import Policy
 from .rollback import roll_back
@@ -275,11 +276,20 @@ class Command:
         return verify(section.verify(**self._changes), progress, found=listed.recovery_set)
 
     def _prune(self) -> Iterator[Task]:
-        days = self._options.days
+        days, check = self._options.days, bool(self._options.check)
         policy = self._policy if days is None else dataclasses.replace(self._policy, days=days)
         for directory, database in self._places():
-            request = PruneRequest(directory, policy, database, bool(self._options.check))
+            targets = {
+                one.database: one.offsite.names
+                for one in self._sections
+                if one.directory == directory
+            }
+            request = PruneRequest(directory, policy, database, check, targets)
             yield Task(database or str(directory), partial(_prune, request))
+        for section in self._sections:
+            if section.offsite.targets:
+                far = PruneFarRequest(section.directory, section.database, section.offsite, check)
+                yield Task(section.name, partial(prune_far, far))
 
     def _acknowledge(self) -> Iterator[Task]:
         check = bool(self._options.check)

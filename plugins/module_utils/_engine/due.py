@@ -29,6 +29,7 @@ from .model import Report, iso, utc_now
 from .offsite import NOT_OFFSITE, copy_sets
 from .outcomes import failure
 from .prune import PruneRequest, prune
+from .prune_far import PruneFarRequest, prune_far
 from .retention import Policy
 from .run import Progress, only_one
 from .schedule import Schedule
@@ -213,8 +214,16 @@ class _Backup(_Job):
             yield from _Copy(self._schedule, section).tasks(section, check=check)
         # Only a new set lets an old one go.
         if section in self._made:
-            request = PruneRequest(section.directory, self._policy, section.database)
+            request = PruneRequest(
+                section.directory,
+                self._policy,
+                section.database,
+                targets={section.database: section.offsite.names},
+            )
             yield Task(section.name, lambda unused_progress: prune(request), "prune")
+            if section.offsite.targets:
+                far = PruneFarRequest(section.directory, section.database, section.offsite)
+                yield Task(section.name, lambda progress: prune_far(far, progress), "prune")
 
 
 class _Copy(_Job):

@@ -125,5 +125,10 @@ def reason_to_hold(
         if attempt.failures and (newest is None or attempt.at > iso(newest.created)):
             ended = "failed" if attempt.ended else "has not ended"
             return f"the newest backup, of {attempt.at}, {ended}"
-    loss = waiting_loss(directory, database, known, now)
+    return reason_of_loss(known, now, Acknowledgement(directory, database).until())
+
+
+def reason_of_loss(known: Sequence[Candidate], now: datetime, seen_until: datetime | None) -> str:
+    """A loss of rows that was not judged yet, in words; else ""."""
+    loss = find_loss(known, now, seen_until)
     return f"{loss}: was data lost? (`firedrill acknowledge` if it was meant)" if loss else ""

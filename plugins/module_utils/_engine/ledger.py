@@ -31,13 +31,18 @@ _TIME_TO_COPY_S = 6 * 3600.0
 
 @dataclass(frozen=True)
 class Copy:
-    """One set at one target. `proof` says how the far end showed it; times are UTC, ISO 8601."""
+    """One set at one target. `proof` says how the far end showed it; times are UTC, ISO 8601.
+
+    `bytes` is without the manifest; `purpose` and `rows` are those of the manifest.
+    """
 
     state: str
     at: str
     created_at: str = ""
     bytes: int = 0
     proof: str = ""
+    purpose: str = ""
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,18 @@ class Ledger:
             yield
         finally:
             os.close(descriptor)
+
+
+def unconfirmed(
+    directory: Path, database: str, set_names: Iterable[str], targets: Iterable[str]
+) -> dict[str, tuple[str, ...]]:
+    """By the names of sets, the targets that have not got them. Where retention removed one, it has been."""
+    known = Ledger(directory, database).targets()
+    copies = {target: known.get(target, TargetState()).copies for target in targets}
+    return {
+        name: tuple(target for target in copies if _is_due(copies[target].get(name)))
+        for name in set_names
+    }
 
 
 def offsite_row(

@@ -218,7 +218,10 @@ class _Copying:
         self._ledger.note(
             name,
             store.name,
-            Copy(CONFIRMED, iso(utc_now()), manifest.created_at, size, proof),
+            Copy(
+                *(CONFIRMED, iso(utc_now()), manifest.created_at, size, proof),
+                *(manifest.purpose, manifest.rows),
+            ),
         )
         outcome.confirmed.append(name)
         if sent:

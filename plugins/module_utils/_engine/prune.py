@@ -6,36 +6,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from .durable import sync_directory
 from .errors import ConfigError, HostError
 from .holds import Acknowledgement, candidates, reason_to_hold
+from .ledger import unconfirmed
 from .listing import Listed, list_sets, require_directory
 from .model import Report, human_bytes, utc_now
 from .retention import Decision, Policy, decide, newest_dated
-from .vault import RecoverySet, Vault
-
-
-def _nowhere(unused_set: RecoverySet) -> tuple[str, ...]:
-    return ()
+from .vault import Vault
 
 
 @dataclass(frozen=True)
 class PruneRequest:
     """What to prune by which policy; without a database every one that has sets there, each by itself.
 
-    `unconfirmed` tells of a set which targets are to have a copy of it and are not known to.
+    `targets` has the offsite targets that are to have the sets of a database, by its name.
     """
 
     directory: Path
     policy: Policy = field(default_factory=Policy)
     database: str = ""
     check: bool = False
-    unconfirmed: Callable[[RecoverySet], tuple[str, ...]] = _nowhere
+    targets: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def prune(request: PruneRequest) -> Report:
@@ -99,12 +96,9 @@ def _judge(request: PruneRequest, database: str, whole: Sequence[Listed]) -> _Ju
     :raises HostError: that cannot be noted.
     """
     now = utc_now()
-    unconfirmed = {
-        one.recovery_set.name: request.unconfirmed(one.recovery_set)
-        for one in whole
-        if one.database == database
-    }
-    known = candidates(whole, database, unconfirmed)
+    names = [one.recovery_set.name for one in whole if one.database == database]
+    lacking = unconfirmed(request.directory, database, names, request.targets.get(database, ()))
+    known = candidates(whole, database, lacking)
     hold = reason_to_hold(request.directory, database, known, now)
     decisions = decide(known, request.policy, now, hold=hold)
     newest = newest_dated(known, now)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from . import kinds
 from .model import human_seconds, iso
 
 #: A board without a battery starts its clock in 1970 until the network sets it.
@@ -43,6 +44,18 @@ class Policy:
     def __str__(self) -> str:
         counts = (f"{count} {name}" for name, count, unused_key in _periods(self) if count)
         return ", ".join([f"{self.days:g} days", *counts])
+
+
+#: A policy as the settings have it.
+SETTINGS = kinds.fields(
+    {
+        "days": kinds.number(0),
+        "keep_daily": kinds.number(0, whole=True),
+        "keep_weekly": kinds.number(0, whole=True),
+        "keep_monthly": kinds.number(0, whole=True),
+        "keep_yearly": kinds.number(0, whole=True),
+    }
+)
 
 
 @dataclass(frozen=True)

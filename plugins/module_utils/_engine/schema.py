@@ -16,6 +16,7 @@ from .dump import EVIDENCE_LEVELS, parse_compression
 from .errors import ConfigError
 from .model import Assertion, Freshness, SqlScript
 from .restore import METHODS
+from .retention import SETTINGS as RETENTION_SETTINGS
 from .schedule import LAST_DAY
 from .targets import targets_kind
 
@@ -124,24 +125,13 @@ DATABASE = kinds.fields(
     }
 )
 
-#: How long sets are kept, in one place.
-RETENTION = kinds.fields(
-    {
-        "days": kinds.number(0),
-        "keep_daily": kinds.number(0, whole=True),
-        "keep_weekly": kinds.number(0, whole=True),
-        "keep_monthly": kinds.number(0, whole=True),
-        "keep_yearly": kinds.number(0, whole=True),
-    }
-)
-
 #: The whole file.
 FILE = kinds.fields(
     {
         "backup_dir": kinds.path,
         "databases": kinds.map_of(DATABASE),
         "offsite": targets_kind,
-        "retention": RETENTION,
+        "retention": RETENTION_SETTINGS,
     }
 )
 

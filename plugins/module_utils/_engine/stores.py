@@ -34,8 +34,12 @@ class FarSet:
     files: Mapping[str, int]
 
     @property
+    def manifest_name(self) -> str:
+        return f"{self.name}{MANIFEST}"
+
+    @property
     def has_manifest(self) -> bool:
-        return f"{self.name}{MANIFEST}" in self.files
+        return self.manifest_name in self.files
 
     @property
     def bytes(self) -> int:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Union, cast
 
 from . import kinds
 from .filenames import file_base
+from .retention import SETTINGS as RETENTION_SETTINGS
+from .retention import Policy
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 #: Where rclone looks when it is run by root.
 _RCLONE_CONFIG = Path("/root/.config/rclone/rclone.conf")
+#: The runbook keeps copies for 30 days.
+_KEEP = Policy(days=30)
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class RcloneTarget:
     remote: str
     config_file: Path = _RCLONE_CONFIG
     max_bytes_per_s: int = 0
+    retention: Policy = _KEEP
 
     @property
     def place(self) -> str:
@@ -47,6 +52,7 @@ class RsyncTarget:
     user: str = "root"
     port: int = 22
     max_bytes_per_s: int = 0
+    retention: Policy = _KEEP
 
     @property
     def place(self) -> str:
@@ -97,18 +103,26 @@ def _remote(place: str, value: Any, problems: list[str]) -> str:
     return remote.rstrip("/")
 
 
-_LIMIT = {"type": kinds.choice(("rclone", "rsync")), "max_bytes_per_s": kinds.number(1, whole=True)}
+def _retention(place: str, value: Any, problems: list[str]) -> Policy:
+    return replace(_KEEP, **RETENTION_SETTINGS(place, value, problems))
+
+
+_COMMON = {
+    "type": kinds.choice(("rclone", "rsync")),
+    "max_bytes_per_s": kinds.number(1, whole=True),
+    "retention": _retention,
+}
 _TYPES: dict[str, tuple[Any, kinds.Kind, tuple[str, ...]]] = {
     "rclone": (
         RcloneTarget,
-        kinds.fields({**_LIMIT, "remote": _remote, "config_file": kinds.path}),
+        kinds.fields({**_COMMON, "remote": _remote, "config_file": kinds.path}),
         ("remote",),
     ),
     "rsync": (
         RsyncTarget,
         kinds.fields(
             {
-                **_LIMIT,
+                **_COMMON,
                 "host": _word,
                 "user": _word,
                 "port": kinds.number(1, whole=True),

@@ -1,0 +1,184 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The prune of an offsite target: by its own policy, only what is known to be a whole set there, the manifest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .drill import LOG_NAME
+from .errors import FiredrillError
+from .holds import Acknowledgement, candidates, reason_of_loss, reason_to_hold
+from .ledger import CONFIRMED, REMOVED, Copy, Ledger
+from .listing import list_sets
+from .model import Report, human_bytes, parse_time, utc_now
+from .offsite import NOT_OFFSITE
+from .remotes import store_of
+from .report import last_drills, passed_sets
+from .retention import Candidate, Decision, decide, newest_dated
+from .run import Progress, Run
+from .stores import FarSet, Store
+from .targets import Offsite, OffsiteTarget
+
+
+@dataclass(frozen=True)
+class PruneFarRequest:
+    """Whose copies to prune at which targets; with `check` only says which would go, and why."""
+
+    directory: Path
+    database: str
+    offsite: Offsite
+    check: bool = False
+
+
+def prune_far(request: PruneFarRequest, progress: Progress | None = None) -> Report:
+    """Removes copies that the policy of their target lets go, one target after the other.
+
+    A target that cannot be listed loses nothing. The details are those of prune(), each entry with its `target`; the
+    verdict is `not_offsite` when a target failed.
+
+    :raises BusyError: copies are being made just now.
+    :raises HostError: the directory cannot be read, or what goes cannot be noted.
+    """
+    lock = ("offsite", str(request.directory), request.database)
+    with Run("prune", progress=progress) as run, run.lock(*lock):
+        return _Pruning(request).report()
+
+
+class _Pruning:
+    def __init__(self, request: PruneFarRequest) -> None:
+        self._request = request
+        self._now = utc_now()
+        self._ledger = Ledger(request.directory, request.database)
+        self._acknowledgement = Acknowledgement(request.directory, request.database)
+        listed = list_sets(request.directory, request.database)
+        self._here = {one.recovery_set.name for one in listed}
+        self._known = candidates(listed, request.database)
+        self._hold = reason_to_hold(request.directory, request.database, self._known, self._now)
+        log = request.directory / LOG_NAME
+        self._passed, self._drills = passed_sets(log), last_drills(log)
+        self._removed: list[dict[str, Any]] = []
+        self._kept: list[dict[str, Any]] = []
+        self._skipped: list[dict[str, Any]] = []
+        self._warnings: list[str] = []
+
+    def report(self) -> Report:
+        request = self._request
+        failed = []
+        for target in request.offsite.targets:
+            try:
+                self._prune(target)
+            except FiredrillError as error:
+                failed.append(target.name)
+                self._warnings.append(f"offsite target {target.name}: {error}")
+        freed = human_bytes(sum(one["bytes"] for one in self._removed))
+        verb = "Would remove" if request.check else "Removed"
+        names = ", ".join(request.offsite.names)
+        return Report(
+            action="prune",
+            changed=bool(self._removed),
+            msg=(
+                f"{verb} {len(self._removed)} copies ({freed}) at {names}, kept {len(self._kept)}"
+                + (f"; NOT pruned: {', '.join(failed)}" if failed else "")
+            ),
+            database=request.database,
+            verdict=NOT_OFFSITE if failed else "",
+            warnings=self._warnings,
+            details={
+                "removed": self._removed,
+                "kept": self._kept,
+                "skipped": self._skipped,
+            },
+        )
+
+    def _prune(self, target: OffsiteTarget) -> None:
+        store = store_of(target, self._request.offsite.folder)
+        copies = self._ledger.target(target.name).copies
+        far = {one.name: one for one in store.sets()}
+        whole = [one for one in far.values() if one.has_manifest]
+        known = [self._candidate(one, target.name, copies.get(one.name)) for one in whole]
+        hold = self._hold or reason_of_loss(known, self._now, self._acknowledgement.until())
+        decisions = decide(known, target.retention, self._now, hold=hold)
+        if hold:
+            self._warnings.append(f"no copy at {target.name} is removed: {hold}")
+        going = [decision for decision in decisions if not decision.keep]
+        self._kept += [self._told(one, far, target) for one in decisions if one.keep]
+        if self._request.check:
+            self._removed += [self._told(one, far, target) for one in going]
+        else:
+            self._remove(store, target, far, going, known)
+            self._tidy(store, far, copies)
+        self._skipped += [
+            {"name": one.name, "target": target.name, "problems": ["it has no manifest there"]}
+            for one in far.values()
+            if not one.has_manifest and not _was_removed(copies.get(one.name))
+        ]
+
+    def _candidate(self, far: FarSet, target: str, copy: Copy | None) -> Candidate:
+        """A copy as retention judges it. What was not confirmed, or is not all there now, is not known to be one."""
+        size = far.bytes - far.files[far.manifest_name]
+        good = copy is not None and copy.state in (CONFIRMED, REMOVED) and copy.bytes == size
+        created = far.created
+        with suppress(ValueError):
+            created = parse_time(copy.created_at) if copy and copy.created_at else created
+        return Candidate(
+            name=far.name,
+            created=created,
+            # What is not known to be whole never takes the place of the newest.
+            passed=good and far.name in self._passed,
+            found_bad=not good or self._drills.get(far.name, {}).get("verdict") == "backup_bad",
+            safety=bool(copy and copy.purpose == "safety"),
+            rows=copy.rows if copy else None,
+            unconfirmed=() if good else (target,),
+        )
+
+    def _remove(
+        self,
+        store: Store,
+        target: OffsiteTarget,
+        far: Mapping[str, FarSet],
+        going: Iterable[Decision],
+        known: list[Candidate],
+    ) -> None:
+        for number, decision in enumerate(going):
+            newest = newest_dated(self._known or known, self._now)
+            if not number and newest:
+                # A gap that pruning leaves must not look like a loss of rows.
+                self._acknowledgement.record(newest)
+            self._ledger.removed(decision.name, target.name, self._now)
+            store.remove(decision.name)
+            self._removed.append(self._told(decision, far, target))
+
+    def _tidy(self, store: Store, far: Mapping[str, FarSet], copies: Mapping[str, Copy]) -> None:
+        """Ends removals that were cut off, and forgets what is nowhere any more."""
+        for name, copy in copies.items():
+            if copy.state == REMOVED and name in far and not far[name].has_manifest:
+                store.remove(name)
+        gone = [
+            name
+            for name, copy in copies.items()
+            if copy.state == REMOVED and name not in far and name not in self._here
+        ]
+        if gone:
+            self._ledger.forget(store.name, gone)
+
+    def _told(
+        self, decision: Decision, far: Mapping[str, FarSet], target: OffsiteTarget
+    ) -> dict[str, Any]:
+        return {
+            "name": decision.name,
+            "target": target.name,
+            "database": self._request.database,
+            "bytes": far[decision.name].bytes,
+            "reason": decision.reason,
+        }
+
+
+def _was_removed(copy: Copy | None) -> bool:
+    return bool(copy and copy.state == REMOVED)
