@@ -1,0 +1,66 @@
+# Copyright (c) Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a role tells about its variables in three places is the same in all of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROLES = sorted(
+    path.parent.parent for path in Path(__file__).parents[2].glob("roles/*/meta/argument_specs.yml")
+)
+
+
+def specified(role: Path) -> dict[str, Any]:
+    """The options of the role's main entry, by name."""
+    specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    return dict(specs["argument_specs"]["main"]["options"])
+
+
+def described(readme: str) -> list[tuple[str, str, str]]:
+    """Name, type and default of each row of the README's tables of variables."""
+    rows = re.findall(r"^\| `(firedrill_\w+)` \| ([^|]*) \| ([^|]*) \|", readme, re.MULTILINE)
+    return [(name, kind.strip(), default.strip()) for name, kind, default in rows]
+
+
+def shown(option: dict[str, Any]) -> tuple[str, str]:
+    """Type and default as a README shows them."""
+    kind = option["type"] + (f" of {option['elements']}" if "elements" in option else "")
+    if option.get("required"):
+        return kind, "**required**"
+    default = option.get("default")
+    if isinstance(default, bool):
+        default = str(default).lower()
+    elif isinstance(default, list):
+        default = ", ".join(default)
+    elif isinstance(default, dict):
+        default = ""
+    return kind, f"`{default}`" if str(default) else ""
+
+
+def test_there_are_roles() -> None:
+    assert len(ROLES) >= 7
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_readme_names_the_options_of_the_specification_and_no_others(role: Path) -> None:
+    readme = (role / "README.md").read_text(encoding="utf-8")
+    expected = [(name, *shown(option)) for name, option in specified(role).items()]
+    assert sorted(described(readme)) == sorted(expected)
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_defaults_are_those_of_the_specification(role: Path) -> None:
+    defaults = yaml.safe_load((role / "defaults" / "main.yml").read_text(encoding="utf-8")) or {}
+    optional = {
+        name: option.get("default")
+        for name, option in specified(role).items()
+        if not option.get("required")
+    }
+    assert defaults == optional
