@@ -28,6 +28,7 @@ help:
 	@echo "make demo         set up, start a small stack, back up, lose data, restore, drill"
 	@echo "make demo-clean   remove what the demo made"
 	@echo "make test         set up and run every test"
+	@echo "make molecule-all try each role of a host on a host of its own; what make test leaves out"
 	@echo "make check        lint, types, unit tests and one pass on PostgreSQL 17: a few minutes"
 	@echo "make bench        compare with plain pg_dump and pg_restore; prints a table"
 	@echo "make setup        only the set-up: system packages, .venv, Docker engine"
@@ -112,6 +113,12 @@ integration-quick: dev engine
 molecule: dev engine
 	FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 $(ROOT) tools/test-images.sh
 	$(ROOT) $(BIN)/molecule test
+
+# One after the other: each has a host with an engine of its own.
+.PHONY: molecule-all
+molecule-all: dev engine
+	$(ROOT) tools/test-images.sh
+	for scenario in docker_host engine schedule app_stack; do $(ROOT) $(BIN)/molecule test -s "$$scenario"; done
 
 # From nothing and to nothing, whatever happens in between.
 demo-test: engine

@@ -40,7 +40,7 @@ def shown(option: dict[str, Any]) -> tuple[str, str]:
     elif isinstance(default, list):
         default = ", ".join(default)
     elif isinstance(default, dict):
-        default = ""
+        default = yaml.safe_dump(default, default_flow_style=True).strip() if default else ""
     return kind, f"`{default}`" if str(default) else ""
 
 
