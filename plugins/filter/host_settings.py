@@ -31,6 +31,10 @@ options:
     description: How long recovery sets are kept, as the file has it.
     type: dict
     default: {}
+  encryption:
+    description: How and to whom recovery sets are encrypted, as the file has it.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -63,7 +67,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ansible_collections.firedrill.postgres.plugins.module_utils._adapter import TARGET
+from ansible_collections.firedrill.postgres.plugins.module_utils._adapter import ENCRYPTION, TARGET
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import parse_config
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import ConfigError
 from ansible_collections.firedrill.postgres.plugins.modules import (
@@ -74,9 +78,19 @@ from ansible_collections.firedrill.postgres.plugins.modules import (
 
 _HEAD = "# Written by Ansible (firedrill.postgres.engine): changes by hand are lost.\n"
 #: Groups of settings beside those of the databases.
-GROUPS = frozenset({"retention"})
+GROUPS = frozenset({"encryption", "retention"})
 #: What is asked for in each run, and not set once.
-_NOT_SETTINGS = ("dest", "src", "state", "target", "fail_on", "log_file", "force")
+_NOT_SETTINGS = (
+    "dest",
+    "src",
+    "state",
+    "target",
+    "fail_on",
+    "log_file",
+    "force",
+    "identity",
+    *ENCRYPTION,
+)
 _RENAMED = {"timeout": "timeout_s"}
 
 

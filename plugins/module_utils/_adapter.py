@@ -15,10 +15,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ._engine.drill import DrillRequest, drill
 from ._engine.dump import BackupRequest, backup
-from ._engine.errors import FiredrillError, RefusedError
-from ._engine.model import Assertion, Freshness, HttpCheck, Report, SqlScript, Target
+from ._engine.errors import ConfigError, FiredrillError, RefusedError
+from ._engine.keyproofs import check_key
+from ._engine.model import Assertion, Encryption, Freshness, HttpCheck, Report, SqlScript, Target
+from ._engine.recipients import encryption_of
 from ._engine.restore import RestoreRequest, restore
 from ._engine.rollback import roll_back
+from ._engine.verify import VerifyRequest
 
 Params = dict[str, Any]
 
@@ -34,6 +37,19 @@ TARGET = {
     "login_port": {"type": "int", "default": 5432},
     "timeout": {"type": "int", "default": 0},
 }
+#: Options of the modules that make sets, documented by the fragment `encryption`.
+ENCRYPTION = {
+    "encrypt_with": {"type": "str", "choices": ["age", "gpg"]},
+    "recipients": {"type": "list", "elements": "str", "default": []},
+    "recipients_files": {"type": "list", "elements": "path", "default": []},
+}
+#: Options of the modules that open sets, documented by the fragment `sets`.
+IDENTITY = {
+    "identity": {"type": "str", "no_log": True},
+    "identity_file": {"type": "path"},
+}
+#: Verdicts that fail a task which does not say which ones do.
+_FAILED = ("backup_bad", "environment", "not_tested")
 _TARGET_RULES: dict[str, list[tuple[str, ...]]] = {
     "mutually_exclusive": [("container", "project"), ("container", "service")],
     "required_one_of": [("container", "project")],
@@ -85,7 +101,7 @@ def _finish(module: AnsibleModule, report: Report) -> None:
     for text in report.warnings:
         module.warn(text)
     result = result_of(report, diff=module._diff)
-    if report.verdict in module.params.get("fail_on", ()):
+    if report.verdict in module.params.get("fail_on", _FAILED):
         module.fail_json(**result)
     if report.verdict == "partial":
         module.warn(report.msg)
@@ -152,6 +168,7 @@ def run_backup(params: Params, check: bool) -> Report:
             min_free_bytes=params["min_free_bytes"],
             timeout_s=params["timeout"],
             check=check,
+            encryption=_encryption(params),
         )
     )
 
@@ -175,6 +192,8 @@ def run_restore(params: Params, check: bool) -> Report:
         restore_superusers=params["restore_superusers"],
         timeout_s=params["timeout"],
         check=check,
+        encryption=_encryption(params),
+        **_identity(params),
     )
     return restore(request) if params["state"] == "restored" else roll_back(request)
 
@@ -196,8 +215,44 @@ def run_drill(params: Params, check: bool) -> Report:
             jobs=params["jobs"],
             timeout_s=params["timeout"],
             check=check,
+            **_identity(params),
         )
     )
+
+
+def run_key_check(params: Params, check: bool) -> Report:
+    """key_check."""
+    return check_key(
+        VerifyRequest(
+            target=_target(params),
+            directory=Path(params["backup_dir"]),
+            source=params["src"],
+            timeout_s=params["timeout"],
+            **_identity(params),
+        ),
+        note=not check,
+    )
+
+
+def _identity(params: Params) -> Params:
+    path = params["identity_file"]
+    return {
+        "identity": params["identity"] or "",
+        "identity_file": Path(path) if path else None,
+    }
+
+
+def _encryption(params: Params) -> Encryption | None:
+    method, keys, files = (params[name] for name in ENCRYPTION)
+    if method:
+        return encryption_of(method, keys, [Path(path) for path in files])
+    if keys or files:
+        raise ConfigError(
+            "Public keys are named, but not what encrypts to them",
+            state="Nothing was changed",
+            todo="Set encrypt_with to age or gpg",
+        )
+    return None
 
 
 def _given(options: Params) -> Params:

@@ -17,6 +17,7 @@ description:
   - A set appears in O(dest) complete or not at all. The finished archive is read to its end before it gets its name.
 extends_documentation_fragment:
   - firedrill.postgres.target
+  - firedrill.postgres.encryption
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
@@ -99,6 +100,16 @@ EXAMPLES = r"""
       - public.access_log
     min_free_bytes: 2000000000
   become: true
+
+- name: Dump to a set that only the holder of a private key can read
+  firedrill.postgres.pg_dump_container:
+    container: ai-fsm-db
+    database: ai_fsm
+    dest: /var/backups/firedrill
+    encrypt_with: age
+    recipients:
+      - age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
+  become: true
 """
 
 RETURN = r"""
@@ -153,12 +164,12 @@ compress:
   type: str
   sample: zstd:3
 evidence_level:
-  description: The evidence that the manifest holds.
+  description: The evidence that the manifest holds; V(sealed) when it is encrypted.
   returned: when a set was made
   type: str
   sample: full
 rows:
-  description: Rows of each table in the dump.
+  description: Rows of each table in the dump; empty when they are encrypted.
   returned: when a set was made
   type: dict
   sample:
@@ -183,6 +194,7 @@ error:
 """
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._adapter import (
+    ENCRYPTION,
     run_backup,
     run_module,
 )
@@ -194,6 +206,7 @@ ARGUMENTS = {
     "globals": {"type": "bool", "default": True},
     "exclude_table_data": {"type": "list", "elements": "str", "default": []},
     "min_free_bytes": {"type": "int", "default": 0},
+    **ENCRYPTION,
 }
 
 

@@ -19,6 +19,8 @@ description:
 extends_documentation_fragment:
   - firedrill.postgres.target
   - firedrill.postgres.sets
+  - firedrill.postgres.identity
+  - firedrill.postgres.encryption
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
@@ -281,6 +283,8 @@ error:
 """
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._adapter import (
+    ENCRYPTION,
+    IDENTITY,
     run_module,
     run_restore,
 )
@@ -313,6 +317,8 @@ ARGUMENTS = {
     "verify": {"type": "bool", "default": True},
     "force": {"type": "bool", "default": False},
     "restore_superusers": {"type": "bool", "default": False},
+    **ENCRYPTION,
+    **IDENTITY,
 }
 
 

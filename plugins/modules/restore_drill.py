@@ -19,6 +19,7 @@ description:
 extends_documentation_fragment:
   - firedrill.postgres.target
   - firedrill.postgres.sets
+  - firedrill.postgres.identity
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
@@ -348,6 +349,7 @@ error:
 """
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._adapter import (
+    IDENTITY,
     run_drill,
     run_module,
 )
@@ -397,6 +399,7 @@ ARGUMENTS = {
         "choices": ["backup_bad", "environment", "partial", "not_tested"],
         "default": ["backup_bad", "environment", "not_tested"],
     },
+    **IDENTITY,
 }
 
 

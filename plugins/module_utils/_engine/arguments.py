@@ -143,6 +143,14 @@ def _backup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evidence", choices=EVIDENCE_LEVELS, help="what to record of the rows")
 
 
+def _identity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--identity-file",
+        metavar="FILE",
+        help="the private key that opens encrypted sets, - for standard input",
+    )
+
+
 def _restore(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=_SOURCES)
     parser.add_argument(
@@ -197,6 +205,12 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every set there is")
 
 
+def _keycheck(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", dest="source", metavar="SOURCE", help=f"{_SOURCES} (default: latest)"
+    )
+
+
 def _prune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--days",
@@ -223,14 +237,30 @@ _COMMANDS: tuple[
     tuple[str, str, tuple[str, str] | None, tuple[Callable[[Any], None], ...]], ...
 ] = (
     ("backup", "dump a database to a recovery set", _ALL, (_backup, _options_of_runs, _dry_run)),
-    ("restore", "bring a recovery set back", None, (_restore, _options_of_runs, _dry_run)),
+    (
+        "restore",
+        "bring a recovery set back",
+        None,
+        (_restore, _identity, _options_of_runs, _dry_run),
+    ),
     (
         "drill",
         "restore a set into a throwaway server and prove it",
         _ALL,
-        (_drill, _options_of_runs, _dry_run),
+        (_drill, _identity, _options_of_runs, _dry_run),
     ),
-    ("verify", "read a set to its last byte, without a restore", None, (_verify, _options_of_runs)),
+    (
+        "verify",
+        "read a set to its last byte, without a restore",
+        None,
+        (_verify, _identity, _options_of_runs),
+    ),
+    (
+        "keycheck",
+        "prove that a private key opens the newest set",
+        _ALL,
+        (_keycheck, _identity, _options_of_runs),
+    ),
     (
         "copy",
         "bring the sets to the offsite targets that have not confirmed them",

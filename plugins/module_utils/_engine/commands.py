@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -18,9 +19,10 @@ from .config import DEFAULT_PATH, SCHEDULE_NAME, Section, load_config, load_sche
 from .drill import drill
 from .due import Task, due_tasks
 from .dump import backup
-from .errors import ConfigError, InterruptedRun, SetError
+from .errors import ConfigError, HostError, InterruptedRun, SetError
 from .fetch import FAR
 from .holds import AcknowledgeRequest, acknowledge
+from .keyproofs import check_key
 from .ledger import offsite_row
 from .listing import Listed, list_sets
 from .model import Report, utc_now
@@ -76,6 +78,7 @@ class Command:
                 state="Nothing was changed",
                 todo="Name it with --database",
             )
+        self._changes.update(_identity(options))
         makers: dict[str, Callable[[], Iterator[Task]]] = {
             "backup": self._backup,
             "copy": self._copy,
@@ -83,6 +86,7 @@ class Command:
             "rollback": self._rollback,
             "drill": self._drill,
             "verify": self._verify,
+            "keycheck": self._keycheck,
             "prune": self._prune,
             "acknowledge": self._acknowledge,
             "settle": self._settle,
@@ -249,6 +253,11 @@ class Command:
             lambda section, progress: verify(section.verify(**self._changes), progress), sections
         )
 
+    def _keycheck(self) -> Iterator[Task]:
+        return self._each(
+            lambda section, progress: check_key(section.verify(**self._changes), progress)
+        )
+
     def _verify_all(self) -> list[Task]:
         if self._options.source:
             raise ConfigError(
@@ -355,6 +364,25 @@ def _asked(options: argparse.Namespace) -> str:
             f'Both "{name}" and --database "{option}" were given', todo="Leave one of them out"
         )
     return name or option or ""
+
+
+def _identity(options: argparse.Namespace) -> dict[str, Any]:
+    """The private key that was named, as a change of a request; one from standard input is read here, once.
+
+    :raises HostError: standard input gives none.
+    """
+    named = getattr(options, "identity_file", None)
+    if named is None:
+        return {}
+    if named != "-":
+        return {"identity_file": Path(named).absolute()}
+    try:
+        text = sys.stdin.read()
+    except (OSError, UnicodeDecodeError, AttributeError):
+        text = ""
+    if not text.strip():
+        raise HostError("Standard input gave no private key", state="Nothing was changed")
+    return {"identity": text, "identity_file": None}
 
 
 def _prune(request: PruneRequest, unused_progress: object) -> Report:

@@ -19,6 +19,7 @@ from .dump import BackupRequest
 from .errors import ConfigError, HostError
 from .model import HttpCheck, Target
 from .offsite import CopyRequest
+from .recipients import encryption_of
 from .restore import RestoreRequest
 from .retention import Policy
 from .schedule import Schedule
@@ -90,8 +91,11 @@ class Section:
         )
 
     def _common(self, request: Any, *, password: bool = True) -> dict[str, Any]:
+        values = self._picked(request)
+        if "encryption" in values:
+            values["encryption"] = encryption_of(**_renamed(values["encryption"]))
         target = self.target(password=password)
-        common = {**self._picked(request), "target": target, "directory": self.directory}
+        common = {**values, "target": target, "directory": self.directory}
         if "offsite" in _names(request):
             common["offsite"] = self.offsite
         return common
@@ -150,11 +154,12 @@ def parse_config(content: Any, path: Path) -> Config:
     found = FILE("", content, problems)
     if isinstance(content, dict) and not problems:
         problems += _missing(found)
+    shared = {key: found[key] for key in ("encryption",) if key in found}
     sections = {
         name: Section(
             name,
             settings.get("backup_dir", found.get("backup_dir", Path())),
-            settings,
+            {**shared, **settings},
             Offsite(found.get("offsite", ()), folder_of(name)),
         )
         for name, settings in found.get("databases", {}).items()
@@ -310,6 +315,11 @@ def _secret(path: Path) -> str:
             state="Nothing was changed",
             todo="Is the path right?",
         ) from error
+
+
+def _renamed(found: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an encryption under names that Python allows."""
+    return {{"with": "method", "recipients_files": "files"}.get(k, k): v for k, v in found.items()}
 
 
 def _http_check(found: dict[str, Any]) -> HttpCheck:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 from .errors import FiredrillError, HostError, TargetError
 from .run import Run, owner_lives
@@ -96,14 +96,22 @@ class Finished:
     out_of_memory: bool = False
 
 
+class Readable(Protocol):
+    """What a program may be fed from."""
+
+    def read(self, size: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
 class Sidecar:
-    """A program of an image in a container of our own, attached before it starts.
+    """A program of an image in a container of our own, attached before it starts; it closes what it is fed from.
 
     Iterating gives its standard output in chunks; `finish()` then gives its exit status, which alone
     tells whether the output is complete: a killed container ends the stream cleanly.
     """
 
-    def __init__(self, api: Any, ident: str, program: str, stdin: IO[bytes] | bytes | None) -> None:
+    def __init__(self, api: Any, ident: str, program: str, stdin: Readable | bytes | None) -> None:
         self._api = api
         self._id = ident
         self._program = program
@@ -115,25 +123,30 @@ class Sidecar:
             raw = self._raw = getattr(self._socket, "_sock", self._socket)
             raw.settimeout(None)
             api.start(ident)
+        self._feeder: threading.Thread | None = None
         if stdin is not None:
             file = io.BytesIO(stdin) if isinstance(stdin, bytes) else stdin
-            threading.Thread(target=self._feed, args=(file, raw), daemon=True).start()
+            self._feeder = threading.Thread(target=self._feed, args=(file, raw), daemon=True)
+            self._feeder.start()
 
-    def _feed(self, file: IO[bytes], raw: Any) -> None:
-        while True:
-            try:
-                chunk = file.read(_CHUNK_BYTES)
-            except OSError as error:
-                self._unreadable = error
-                chunk = b""
-            try:
-                if not chunk:
-                    raw.shutdown(socket.SHUT_WR)
+    def _feed(self, file: Readable, raw: Any) -> None:
+        try:
+            while True:
+                try:
+                    chunk = file.read(_CHUNK_BYTES)
+                except OSError as error:
+                    self._unreadable = error
+                    chunk = b""
+                try:
+                    if not chunk:
+                        raw.shutdown(socket.SHUT_WR)
+                        return
+                    raw.sendall(chunk)
+                except OSError:
+                    # A reader that has seen enough, as `pg_restore --list` has, closes early.
                     return
-                raw.sendall(chunk)
-            except OSError:
-                # A reader that has seen enough, as `pg_restore --list` has, closes early.
-                return
+        finally:
+            file.close()
 
     def __iter__(self) -> Iterator[bytes]:
         frames = frames_iter(self._socket, tty=False)
@@ -159,6 +172,11 @@ class Sidecar:
         with _asking(f"Waiting for {self._program}"):
             ended = self._api.wait(self._id, timeout=None)
             state = self._api.inspect_container(self._id)["State"]
+        if self._feeder:
+            # What was not read by now never will be.
+            with contextlib.suppress(OSError):
+                self._raw.shutdown(socket.SHUT_RDWR)
+            self._feeder.join()
         if self._unreadable:
             raise HostError(
                 f"The file that {self._program} was reading cannot be read: {self._unreadable.strerror}",
@@ -405,12 +423,12 @@ class Containers:
         *,
         environment: dict[str, str] | None = None,
         mounts: dict[Path, str] | None = None,
-        stdin: IO[bytes] | bytes | None = None,
+        stdin: Readable | bytes | None = None,
     ) -> Iterator[Sidecar]:
         """Runs a program of an image with no network, no capability and a read-only root.
 
         :param mounts: host path -> path inside, always read-only (a socket in it still works).
-        :param stdin: what the program reads; None leaves it without a standard input.
+        :param stdin: what the program reads, and closes; None leaves it without a standard input.
         """
         with _asking(f"Preparing {command[0]}"):
             image = self._api.inspect_image(image_id)

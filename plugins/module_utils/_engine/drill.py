@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from . import checks, report
 from .access import Access, open_access
@@ -20,6 +21,7 @@ from .catalog import apply_properties, create_database, drop_database
 from .errors import (
     FiredrillError,
     HostError,
+    LockedError,
     OffsiteError,
     SetError,
     TargetError,
@@ -27,6 +29,7 @@ from .errors import (
 )
 from .fetch import locate
 from .journal import Entry, Journal
+from .keyring import Key, identity_of, open_key
 from .load import analyze, check_evidence, load
 from .manifest import Manifest
 from .model import (
@@ -46,6 +49,7 @@ from .preflight import examine_set
 from .roles import create_roles
 from .run import Progress, Run
 from .scratch import scratch
+from .sealed import unseal
 from .targets import Offsite
 from .vault import RecoverySet, Vault
 
@@ -73,6 +77,9 @@ class DrillRequest:
     timeout_s: float = 0
     check: bool = False
     offsite: Offsite = field(default_factory=Offsite)
+    #: Opens an encrypted set: a private key as it is, or its file.
+    identity: str = field(default="", repr=False)
+    identity_file: Path | None = None
 
 
 @dataclass
@@ -88,6 +95,7 @@ class _Findings:
     restored_at: str = ""
     warnings: list[str] = field(default_factory=list)
     broken: tuple[str, str] | None = None
+    encrypted: bool = False
 
 
 def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
@@ -98,6 +106,7 @@ def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
     :raises InterruptedRun: it was ended from outside; nothing is left behind.
     """
     checks.validate(request.http_checks)
+    identity = identity_of(request.identity, request.identity_file)
     with Run("drill", timeout_s=request.timeout_s, progress=progress) as run:
         run.state = "Production was not touched"
         access = open_access(run, request.target)
@@ -109,13 +118,16 @@ def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
                 if request.live:
                     _drill_live(access, request, found)
                 else:
-                    _drill_set(access, request, found)
+                    with open_key(run, identity) as key:
+                        _drill_set(access, request, key, found)
+            except LockedError as error:
+                found.broken = ("not_tested", str(error))
             except (SetError, ToolError) as error:
                 found.broken = found.broken or ("backup_bad", str(error))
             except (HostError, TargetError, OffsiteError) as error:
                 found.broken = found.broken or ("environment", str(error))
             outcome = _outcome(access, request, found)
-            _record(request, outcome)
+            _record(request, outcome, encrypted=found.encrypted)
             return outcome
 
 
@@ -144,7 +156,7 @@ def verdict_of(results: Iterable[CheckResult]) -> tuple[str, str]:
     return "pass", f"{len(passed)} checks of {len(passed)} are ok"
 
 
-def _drill_set(access: Access, request: DrillRequest, found: _Findings) -> None:
+def _drill_set(access: Access, request: DrillRequest, key: Key, found: _Findings) -> None:
     run, database = access.run, request.target.database
     vault = Vault(request.directory)
     try:
@@ -153,10 +165,12 @@ def _drill_set(access: Access, request: DrillRequest, found: _Findings) -> None:
         found.broken = ("not_tested", str(error))
         return
     found.set_name, found.path = located.recovery_set.name, str(located.recovery_set.path)
+    found.encrypted = located.recovery_set.locked
     found.warnings += located.warnings
     with ExitStack() as stack:
         recovery_set = stack.enter_context(located.here())
         with run.phase("check set"):
+            recovery_set = _unsealed(recovery_set, key)
             manifest = _examine(access, recovery_set)
         found.rows = manifest.evidence.counts()
         if request.freshness and not request.freshness.sql:
@@ -169,6 +183,15 @@ def _drill_set(access: Access, request: DrillRequest, found: _Findings) -> None:
         _check_data(inside, request, manifest, found)
     names = [check.label for check in request.http_checks]
     found.results += checks.skipped("http", names, _NO_APPLICATION)
+
+
+def _unsealed(recovery_set: RecoverySet, key: Key) -> RecoverySet:
+    """:raises SetError: whether it can be opened or not, it is damaged."""
+    try:
+        return unseal(recovery_set, key)
+    except LockedError:
+        recovery_set.check_files()
+        raise
 
 
 def _examine(access: Access, recovery_set: RecoverySet) -> Manifest:
@@ -195,7 +218,7 @@ def _restore_into(
         drop_database(session, name)
         create_database(session, name, _without_tablespace(manifest))
         with run.phase("load"):
-            load(inside, recovery_set.path, name, jobs=request.jobs)
+            load(inside, recovery_set, name, jobs=request.jobs)
         with run.phase("analyze"):
             apply_properties(session, name, _without_tablespace(manifest))
             analyze(inside, name)
@@ -335,16 +358,32 @@ def _outcome(access: Access, request: DrillRequest, found: _Findings) -> Report:
     )
 
 
-def _record(request: DrillRequest, outcome: Report) -> None:
+def _record(request: DrillRequest, outcome: Report, *, encrypted: bool) -> None:
     """Writes the records; a record that cannot be written never changes the verdict."""
+    written = _discreet(outcome) if encrypted else outcome
     try:
         if request.record_file:
-            outcome.details["record"] = report.append_record(request.record_file, outcome)
+            outcome.details["record"] = report.append_record(request.record_file, written)
         log_file = request.log_file or request.directory / LOG_NAME
         if log_file.parent.is_dir():
-            report.append_json(log_file, outcome)
+            report.append_json(log_file, written)
     except FiredrillError as error:
         outcome.warnings.append(f"the drill was not recorded: {error}")
+
+
+def _discreet(outcome: Report) -> Report:
+    """An outcome without what is in the database: what an encrypted set hides must not lie beside it in a record."""
+    untold = "told to whoever held the drill"
+    listed = outcome.details["checks"]
+    told = [{**check, "reason": "" if check["status"] == "ok" else untold} for check in listed]
+    reason = outcome.details["reason"] if not listed or outcome.verdict == "pass" else untold
+    blank: dict[str, Any] = {"rows": {}, "differences": [], "not_compared": []}
+    return replace(
+        outcome,
+        msg=f"{outcome.verdict}: {outcome.set_name}: {reason}",
+        warnings=[],
+        details={**outcome.details, **blank, "checks": told, "reason": reason},
+    )
 
 
 def hardware() -> str:

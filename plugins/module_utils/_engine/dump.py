@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from . import __version__
 from .access import Access, open_access
 from .attempts import Attempts
 from .catalog import database_bytes, database_oid, read_extensions, read_properties
+from .cipher import Plaintext
 from .durable import sync_directory
 from .errors import (
     BusyError,
@@ -25,15 +27,29 @@ from .errors import (
     ToolError,
 )
 from .evidence import Collector, sequence_evidence, sequence_values, snapshot
+from .filenames import DUMP, GLOBALS, MANIFEST, SEALED
 from .journal import Journal
 from .manifest import FileEntry, Manifest, Source
-from .model import Compression, Evidence, Report, Target, human_bytes, human_seconds, iso, utc_now
+from .model import (
+    Compression,
+    Encryption,
+    Evidence,
+    Report,
+    Target,
+    human_bytes,
+    human_seconds,
+    iso,
+    utc_now,
+)
+from .outlet import outlet
 from .programs import Contents, outdated
+from .recipients import Recipients, prepare
 from .recovery import require_complete
 from .roles import read_roles
 from .run import Progress, Run
 from .server import Session
 from .vault import HashingFile, RecoverySet, Vault, load_set
+from .witness import Witness
 
 EVIDENCE_LEVELS = ("full", "counts", "none")
 _METHODS = ("zstd", "gzip", "lz4", "none")
@@ -44,7 +60,10 @@ _AUTO_GZIP = Compression("gzip", 6)
 
 @dataclass(frozen=True)
 class BackupRequest:
-    """What to dump, to where and how. `min_free_bytes` must remain free after the dump."""
+    """What to dump, to where and how. `min_free_bytes` must remain free after the dump.
+
+    With `encryption` nothing of the content reaches the disk in plaintext.
+    """
 
     target: Target
     directory: Path
@@ -56,6 +75,7 @@ class BackupRequest:
     timeout_s: float = 0
     check: bool = False
     purpose: str = "backup"
+    encryption: Encryption | None = None
 
 
 def parse_compression(text: str, major: int) -> Compression:
@@ -120,22 +140,29 @@ def _backup(request: BackupRequest, progress: Progress | None) -> Report:
             return report
 
 
-def backup_with(access: Access, request: BackupRequest) -> Report:
-    """As backup(), for a caller that holds the lock already."""
+def backup_with(
+    access: Access, request: BackupRequest, recipients: Recipients | None = None
+) -> Report:
+    """As backup(), for a caller that holds the lock already.
+
+    :param recipients: those of the request, if the caller has prepared them.
+    """
     run, database = access.run, request.target.database
     vault = Vault(request.directory)
     with run.phase("preflight"), access.server.session(database) as session:
+        if request.encryption and recipients is None:
+            recipients = prepare(run, request.encryption)
         compress = parse_compression(request.compress, access.server.major)
         size = database_bytes(session, database)
         earlier = vault.sets(database)
         _check_room(vault, size, earlier, request.min_free_bytes)
         if request.check:
-            return _forecast(access, request, vault, size, compress)
+            return _forecast(access, request, vault, size, compress, recipients)
         made = vault.prepare()
         vault.sweep()
     if made:
         sync_directory(request.directory.parent)
-    manifest = _make(access, request, vault, compress, size)
+    manifest = _make(access, request, vault, compress, size, recipients)
     warnings = [*manifest.warnings, *filter(None, [vault.exposed(), _shrunk(manifest, earlier)])]
     return Report(
         action="backup",
@@ -148,6 +175,7 @@ def backup_with(access: Access, request: BackupRequest) -> Report:
                 if request.evidence != "none"
                 else ", no evidence taken"
             )
+            + (f", encrypted with {manifest.encryption.method}" if manifest.encryption else "")
         ),
         database=database,
         container=access.container.name,
@@ -187,24 +215,37 @@ def _check_room(vault: Vault, size: int, earlier: list[RecoverySet], keep_free: 
 
 
 def _forecast(
-    access: Access, request: BackupRequest, vault: Vault, size: int, compress: Compression
+    access: Access,
+    request: BackupRequest,
+    vault: Vault,
+    size: int,
+    compress: Compression,
+    recipients: Recipients | None,
 ) -> Report:
     name = vault.free_name(request.target.database, utc_now())
+    path = request.directory / f"{name}{DUMP}{recipients.ending if recipients else ''}"
+    hidden = f", encrypted to {len(recipients.encryption.recipients)} keys" if recipients else ""
     return Report(
         action="backup",
         changed=True,
-        msg=f"Would dump {human_bytes(size)} of database with {compress} to {request.directory / name}.dump",
+        msg=f"Would dump {human_bytes(size)} of database with {compress} to {path}{hidden}",
         database=request.target.database,
         container=access.container.name,
         set_name=name,
         phases=dict(access.run.phases),
-        details={"path": str(request.directory / f"{name}.dump"), "compress": str(compress)},
+        details={"path": str(path), "compress": str(compress)},
     )
 
 
 def _make(
-    access: Access, request: BackupRequest, vault: Vault, compress: Compression, size: int
+    access: Access,
+    request: BackupRequest,
+    vault: Vault,
+    compress: Compression,
+    size: int,
+    recipients: Recipients | None,
 ) -> Manifest:
+    """Makes the set, and returns the whole manifest, of which an encrypted set shows only a part."""
     run, server, database = access.run, access.server, request.target.database
     run.state = "No file was written; the database was only read"
     with server.session(database) as session:
@@ -225,6 +266,7 @@ def _make(
             evidence=Evidence("none"),
             excluded_table_data=request.exclude_table_data,
             purpose=request.purpose,
+            encryption=recipients.encryption if recipients else None,
         )
         with vault.unnamed() as dump, vault.unnamed() as globals_file:
             with snapshot(session) as (ident, tables):
@@ -234,55 +276,102 @@ def _make(
                     server, database, request.evidence, tables, snapshot_id=ident
                 ) as collector:
                     with run.phase("dump"):
-                        with access.programs.dump(
-                            database, ident, compress, request.exclude_table_data
-                        ) as sidecar:
-                            for chunk in sidecar:
-                                dump.write(chunk)
-                                run.advance(dump.bytes)
-                            access.programs.check(sidecar.finish(), "pg_dump")
-                        dump.finish()
+                        archive, contents = _dump(
+                            access, request, compress, ident, dump, recipients
+                        )
                     with run.phase("evidence"):
                         evidence = collector.result()
                 after = sequence_values(session)
             if request.evidence != "none":
                 evidence = replace(evidence, sequences=sequence_evidence(before, after))
             with run.phase("verify"):
-                access.programs.read_whole(dump.file)
-                evidence = _complete(evidence, access.programs.contents(dump.file), request)
+                if contents is None:
+                    access.programs.read_whole(dump.file)
+                    contents = access.programs.contents(dump.file)
+                evidence = _complete(evidence, contents, request)
+            roles_text = None
             if request.globals:
                 with run.phase("globals"):
-                    _write_globals(access, globals_file, database)
+                    roles_text = _write_globals(access, globals_file, database, recipients)
+            ending = recipients.ending if recipients else ""
             with vault.lock():
                 name = vault.free_name(database, moment)
+                plaintext = ((f"{name}{DUMP}", archive), (f"{name}{GLOBALS}", roles_text))
                 manifest = replace(
                     manifest,
                     name=name,
                     created_at=iso(moment),
                     finished_at=iso(utc_now()),
-                    dump=dump.entry(f"{name}.dump"),
-                    globals=globals_file.entry(f"{name}.globals.sql") if request.globals else None,
+                    dump=dump.entry(f"{name}{DUMP}{ending}"),
+                    globals=globals_file.entry(f"{name}{GLOBALS}{ending}")
+                    if request.globals
+                    else None,
                     evidence=evidence,
                     durations_s=dict(run.phases),
                     warnings=_warnings(manifest, evidence),
+                    plaintext=tuple(
+                        FileEntry(file, found.bytes, found.sha256)
+                        for file, found in plaintext
+                        if found
+                    ),
                 )
-                _publish(vault, manifest, dump, globals_file)
+                _publish(vault, manifest, dump, globals_file, recipients)
     return manifest
 
 
+def _dump(
+    access: Access,
+    request: BackupRequest,
+    compress: Compression,
+    snapshot_id: str,
+    file: HashingFile,
+    recipients: Recipients | None,
+) -> tuple[Plaintext | None, Contents | None]:
+    """Writes the archive. Of one that is encrypted nobody here can read the file: it is read while it passes by."""
+    programs, excluded = access.programs, request.exclude_table_data
+    with ExitStack() as stack:
+        witness = stack.enter_context(Witness(programs)) if recipients else None
+        out = stack.enter_context(outlet(file, recipients))
+        with programs.dump(request.target.database, snapshot_id, compress, excluded) as sidecar:
+            for chunk in sidecar:
+                out.write(chunk)
+                if witness:
+                    witness.write(chunk)
+                access.run.advance(out.written)
+            programs.check(sidecar.finish(), "pg_dump")
+        plaintext = out.finish()
+        return plaintext, witness.contents() if witness else None
+
+
 def _publish(
-    vault: Vault, manifest: Manifest, dump: HashingFile, globals_file: HashingFile
+    vault: Vault,
+    manifest: Manifest,
+    dump: HashingFile,
+    globals_file: HashingFile,
+    recipients: Recipients | None,
 ) -> None:
     try:
         dump.publish(manifest.dump.name)
         if manifest.globals:
             globals_file.publish(manifest.globals.name)
+        shown = _seal(vault, manifest, recipients) if recipients else manifest
         sync_directory(vault.directory)
-        vault.write_text(f"{manifest.name}.json", manifest.to_json())
+        vault.write_text(f"{manifest.name}{MANIFEST}", shown.to_json())
         sync_directory(vault.directory)
     except BaseException:
         vault.remove(RecoverySet(vault.directory / manifest.dump.name, None))
         raise
+
+
+def _seal(vault: Vault, manifest: Manifest, recipients: Recipients) -> Manifest:
+    """Writes the whole manifest encrypted, and returns what everybody may read of it."""
+    with vault.unnamed() as file:
+        with outlet(file, recipients) as out:
+            out.write(manifest.to_json().encode("utf-8", "surrogateescape"))
+            out.finish()
+        entry = file.entry(f"{manifest.name}{SEALED}{recipients.ending}")
+        file.publish(entry.name)
+    return manifest.plain(entry)
 
 
 def _source(access: Access, session: Session, size: int) -> Source:
@@ -318,16 +407,19 @@ def _preload_libraries(session: Session) -> str:
         return ""
 
 
-def _write_globals(access: Access, file: HashingFile, database: str) -> None:
+def _write_globals(
+    access: Access, file: HashingFile, database: str, recipients: Recipients | None
+) -> Plaintext | None:
     with access.server.session(database) as session:
         readable = bool(session.value("SELECT has_table_privilege('pg_authid', 'SELECT')"))
-    with access.programs.dump_globals(database, passwords=readable) as sidecar:
-        for chunk in sidecar:
-            file.write(chunk)
-        access.programs.check(sidecar.finish(), "pg_dumpall")
-    file.finish()
-    if not file.bytes:
-        raise ToolError("pg_dumpall ended without an error and wrote nothing")
+    with outlet(file, recipients) as out:
+        with access.programs.dump_globals(database, passwords=readable) as sidecar:
+            for chunk in sidecar:
+                out.write(chunk)
+            access.programs.check(sidecar.finish(), "pg_dumpall")
+        if not out.written:
+            raise ToolError("pg_dumpall ended without an error and wrote nothing")
+        return out.finish()
 
 
 def _complete(evidence: Evidence, contents: Contents, request: BackupRequest) -> Evidence:

@@ -47,6 +47,11 @@ def dump_names(name: str) -> list[str]:
     return [f"{name}{DUMP}{end}" for end in _ENDS]
 
 
+def method_of(file: str) -> str:
+    """How a file of that name is encrypted; "" when it is not."""
+    return next((method for method, end in CIPHERS.items() if file.endswith(end)), "")
+
+
 def set_of_part(file: str) -> str:
     """The name of the set that another file than the dump belongs to; "" for a file of any other kind."""
     found = _PART.fullmatch(file)

@@ -16,6 +16,8 @@ from .evidence import collect, compare
 from .model import Comparison, Evidence, SqlScript
 from .programs import MAGIC
 from .relay import read_inside
+from .sealed import archive_of
+from .vault import RecoverySet
 
 _SHOWN_DIFFERENCES = 10
 
@@ -27,21 +29,26 @@ def processors() -> int:
 
 def load(
     access: Access,
-    archive: Path,
+    recovery_set: RecoverySet,
     name: str,
     *,
     jobs: int,
     no_owner: bool = False,
     no_privileges: bool = False,
 ) -> None:
-    """Loads `archive` into the empty database `name`.
+    """Loads the dump of a set into the empty database `name`; an encrypted one streams, and is loaded by one job.
 
     :raises ToolError: pg_restore ended with an error; a hint says what it usually means.
     """
     try:
-        access.programs.restore(
-            archive, name, jobs=jobs or processors(), no_owner=no_owner, no_privileges=no_privileges
-        )
+        with archive_of(recovery_set) as archive:
+            access.programs.restore(
+                archive,
+                name,
+                jobs=jobs or processors(),
+                no_owner=no_owner,
+                no_privileges=no_privileges,
+            )
     except ToolError as error:
         raise ToolError(
             error.what, state=error.state, todo=error.todo or _advice(error.what)

@@ -14,6 +14,7 @@ from .access import Access
 from .dump import missing_tables
 from .errors import FiredrillError, RefusedError, SetError
 from .evidence import collect
+from .filenames import method_of
 from .load import read_scripts
 from .manifest import Manifest
 from .model import DatabaseProperties, Role, SqlScript, human_bytes
@@ -21,6 +22,7 @@ from .programs import MAGIC, Contents, outdated
 from .relay import free_bytes_inside
 from .server import Session
 from .vault import RecoverySet, Vault
+from .witness import read_archive
 
 _ROOM_FACTOR = 1.15
 _TEXT_STARTS = (b"--", b"SET ", b"CREATE ", b"\\restrict", b"/*")
@@ -87,7 +89,8 @@ def examine_set(
     :param verify: refuse a dump without a manifest that can be believed.
     :raises SetError: what is wrong with it.
     """
-    check_magic(recovery_set)
+    if not method_of(recovery_set.path.name):
+        check_magic(recovery_set)
     manifest = recovery_set.require_manifest() if verify else recovery_set.manifest
     if manifest:
         recovery_set.check_files()
@@ -98,9 +101,7 @@ def examine_set(
                 todo=f"Restore it on a server of version {manifest.source.major} or newer",
             )
     try:
-        with recovery_set.path.open("rb") as archive:
-            contents = access.programs.contents(archive)
-            access.programs.read_whole(archive)
+        contents = read_archive(access.programs, recovery_set)
     except SetError as error:
         raise SetError(
             f"{recovery_set.path}: {error.what}",

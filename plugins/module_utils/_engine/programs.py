@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .containers import Containers, Finished, Sidecar
+from .containers import Containers, Finished, Readable, Sidecar
 from .errors import HostError, SetError, TargetError, ToolError
 from .model import Compression
 from .relay import Relay
@@ -23,7 +24,11 @@ from .server import Server
 
 _RELAY_INSIDE = "/run/firedrill"
 _ARCHIVE_INSIDE = "/firedrill.dump"
+_PASSFILE = "passfile"
 _LOCK_WAIT = "60s"
+#: What reads an archive from its standard input: to its last block, or its table of contents.
+WHOLE = ("pg_restore", "--file=/dev/null")
+LIST = ("pg_restore", "--list")
 #: 128 + SIGKILL, as a shell would say it.
 _KILLED = 137
 MAGIC = b"PGDMP"
@@ -69,6 +74,19 @@ def connection_string(database: str) -> str:
     return f"dbname='{escaped}'"
 
 
+def _write_passfile(path: Path, password: str) -> None:
+    """A password file for any server (libpq-pgpass.html of the manual), in a directory of the run's own in memory."""
+    escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(f"*:*:*:*:{escaped}\n")
+
+
+def _again(archive: IO[bytes]) -> IO[bytes]:
+    """An open file, opened once more at its beginning: it may have no name."""
+    return open(f"/proc/self/fd/{archive.fileno()}", "rb", buffering=0)
+
+
 class Programs:
     """pg_dump, pg_dumpall, pg_restore and psql of one server's image."""
 
@@ -87,12 +105,16 @@ class Programs:
         *,
         mounts: dict[Path, str] | None = None,
         stdin: bytes = b"",
+        archive: Readable | None = None,
     ) -> Iterator[Sidecar]:
         password = self._server.password
-        # A prompt is the one way in that leaves the password in no file, argument or environment.
-        asking = "--password" if password else "--no-password"
-        fed = (password.encode() + b"\n" if password else b"") + stdin
         directory = self._run.private_directory("relay")
+        # A prompt is the one way in that leaves the password in no file, argument or environment.
+        asking = "--password" if password and archive is None else "--no-password"
+        fed = (password.encode() + b"\n" if password else b"") + stdin
+        if password and archive is not None:
+            # pg_restore reads the archive where it would read the answer to a prompt, and before it.
+            _write_passfile(directory / _PASSFILE, password)
         with (
             Relay(self._server.endpoint, directory) as relay,
             self._containers.sidecar(
@@ -105,9 +127,10 @@ class Programs:
                     "PGUSER": self._server.user,
                     "PGOPTIONS": self._server.program_options(),
                     "PGAPPNAME": "firedrill",
+                    "PGPASSFILE": f"{_RELAY_INSIDE}/{_PASSFILE}",
                 },
                 mounts={directory: _RELAY_INSIDE, **(mounts or {})},
-                stdin=fed or None,
+                stdin=archive if archive is not None else fed or None,
             ) as sidecar,
         ):
             try:
@@ -148,19 +171,31 @@ class Programs:
         return self._connected(command)
 
     def restore(
-        self, archive: Path, database: str, *, jobs: int, no_owner: bool, no_privileges: bool
+        self,
+        archive: Path | Readable,
+        database: str,
+        *,
+        jobs: int,
+        no_owner: bool,
+        no_privileges: bool,
     ) -> None:
         """Loads an archive into an empty database; ends at the first error.
 
+        :param archive: a file, or what it streams from: then it is loaded by one job.
         :raises ToolError: with the first error of pg_restore.
         """
-        command = ["pg_restore", "--exit-on-error", f"--jobs={jobs}", "--no-subscriptions"]
+        command = ["pg_restore", "--exit-on-error", "--no-subscriptions"]
         if no_owner:
             command.append("--no-owner")
         if no_privileges:
             command.append("--no-privileges")
-        command += ["--no-tablespaces", f"--dbname={connection_string(database)}", _ARCHIVE_INSIDE]
-        with self._connected(command, mounts={archive.resolve(): _ARCHIVE_INSIDE}) as sidecar:
+        command += ["--no-tablespaces", f"--dbname={connection_string(database)}"]
+        if isinstance(archive, Path):
+            command += [f"--jobs={jobs}", _ARCHIVE_INSIDE]
+            connected = self._connected(command, mounts={archive.resolve(): _ARCHIVE_INSIDE})
+        else:
+            connected = self._connected(command, archive=archive)
+        with connected as sidecar:
             self.check(sidecar.finish(), "pg_restore")
 
     def run_sql(self, database: str, text: bytes, label: str) -> None:
@@ -181,30 +216,28 @@ class Programs:
 
     # -- programs that read an archive only --------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _reading(self, command: Sequence[str], archive: IO[bytes]) -> Iterator[Sidecar]:
-        archive.seek(0)
-        with self._containers.sidecar(self._run, self._image, command, stdin=archive) as sidecar:
-            yield sidecar
+    def reading(self, command: Sequence[str], archive: Readable) -> AbstractContextManager[Sidecar]:
+        """One of the commands below on an archive that streams; check_archive() judges how it ended."""
+        return self._containers.sidecar(self._run, self._image, command, stdin=archive)
 
     def read_whole(self, archive: IO[bytes]) -> None:
         """Reads every block of an archive; `--list` alone is content with its first tenth.
 
         :raises SetError: it does not read to its end.
         """
-        with self._reading(["pg_restore", "--file=/dev/null"], archive) as sidecar:
+        with self.reading(WHOLE, _again(archive)) as sidecar:
             ended = sidecar.finish()
-        self._check_archive(ended)
+        self.check_archive(ended)
 
     def contents(self, archive: IO[bytes]) -> Contents:
         """The table of contents of an archive.
 
         :raises SetError: it is none, or one that this version cannot read.
         """
-        with self._reading(["pg_restore", "--list"], archive) as sidecar:
+        with self.reading(LIST, _again(archive)) as sidecar:
             listing = b"".join(sidecar)
             ended = sidecar.finish()
-        self._check_archive(ended)
+        self.check_archive(ended)
         return parse_contents(listing.decode(errors="replace"))
 
     def version(self) -> str:
@@ -221,7 +254,7 @@ class Programs:
 
     # -- how they ended ----------------------------------------------------------------------------
 
-    def _check_archive(self, ended: Finished) -> None:
+    def check_archive(self, ended: Finished) -> None:
         """No server is asked here: that one is down is no excuse for an archive that does not read."""
         if ended.status == 0:
             return

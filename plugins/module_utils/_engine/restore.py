@@ -20,10 +20,12 @@ from .errors import ConfigError, FiredrillError, RefusedError, ToolError
 from .evidence import collect
 from .fetch import Located, locate
 from .journal import Entry, Journal
+from .keyring import Key, identity_of, open_key
 from .load import analyze, check_evidence, load, require_equal, run_scripts
 from .model import (
     Comparison,
     DatabaseProperties,
+    Encryption,
     Report,
     SqlScript,
     Target,
@@ -31,9 +33,11 @@ from .model import (
     human_seconds,
 )
 from .preflight import Plan, examine
+from .recipients import prepare
 from .recovery import current_name, half_replaced, settle
 from .roles import create_roles
 from .run import Progress, Run
+from .sealed import unseal
 from .server import Session
 from .swap import beside
 from .targets import Offsite
@@ -63,6 +67,11 @@ class RestoreRequest:
     timeout_s: float = 0
     check: bool = False
     offsite: Offsite = field(default_factory=Offsite)
+    #: Opens an encrypted set: a private key as it is, or its file.
+    identity: str = field(default="", repr=False)
+    identity_file: Path | None = None
+    #: For the safety dump.
+    encryption: Encryption | None = None
 
 
 def restore(request: RestoreRequest, progress: Progress | None = None) -> Report:
@@ -73,10 +82,15 @@ def restore(request: RestoreRequest, progress: Progress | None = None) -> Report
     """
     if request.method not in METHODS:
         raise ConfigError(f'"{request.method}" is no method of restore', todo="Use swap or replace")
+    identity = identity_of(request.identity, request.identity_file)
     with Run("restore", timeout_s=request.timeout_s, progress=progress) as run:
         access = open_access(run, request.target)
-        with run.lock(*access.lock_identity), ExitStack() as stack:
-            return _Restore(access, request, stack).run()
+        with (
+            run.lock(*access.lock_identity),
+            open_key(run, identity) as key,
+            ExitStack() as stack,
+        ):
+            return _Restore(access, request, key, stack).run()
 
 
 def _digest(recovery_set: RecoverySet) -> str:
@@ -89,9 +103,12 @@ def _digest(recovery_set: RecoverySet) -> str:
 class _Restore:
     """One restore that holds the lock."""
 
-    def __init__(self, access: Access, request: RestoreRequest, stack: ExitStack) -> None:
+    def __init__(self, access: Access, request: RestoreRequest, key: Key, stack: ExitStack) -> None:
         self._access = access
         self._stack = stack
+        self._key = key
+        #: Opens the safety dump of this run, which its own recipients alone could not.
+        self._safety_key = key
         self._request = request
         self._run = access.run
         self._database = request.target.database
@@ -109,14 +126,18 @@ class _Restore:
                 self._notes += settle(self._access, self._journal)
             located = locate(run, self._vault, request.source, self._database, request.offsite)
             self._notes += located.warnings
-            present = self._already_there(located.recovery_set)
+            known = located.recovery_set
+            if self._key.method and not located.is_far:
+                known = unseal(known, self._key)
+            present = self._already_there(known)
             if present and not request.force:
-                return self._unchanged(located.recovery_set, present)
+                return self._unchanged(known, present)
             if located.is_far and request.check:
                 return self._forecast_far(located)
             recovery_set = self._stack.enter_context(located.here())
             if located.is_far:
                 self._details["path"] = str(located.recovery_set.path)
+            recovery_set = unseal(recovery_set, self._key)
             lost = half_replaced(self._access, self._journal)
             plan = self._examine(recovery_set, "replace" if lost else request.method)
             if lost:
@@ -171,7 +192,7 @@ class _Restore:
         if lost.safety_set:
             with suppress(FiredrillError):
                 safety = self._vault.resolve(lost.safety_set, self._database)
-                manifest = safety.require_manifest()
+                manifest = unseal(safety, self._key).require_manifest()
         if manifest:
             plan.properties = manifest.properties
 
@@ -218,6 +239,8 @@ class _Restore:
         )
         if not manifest or manifest.evidence.level == "none":
             since = "; the set has no evidence that would show what was written since"
+        if recovery_set.locked:
+            since = "; without its private key nobody can tell what was written since"
         return self._outcome(
             recovery_set,
             changed=False,
@@ -365,10 +388,11 @@ class _Restore:
             return False
         try:
             safety = self._vault.resolve(entry.safety_set, self._database)
+            safety = unseal(safety, self._safety_key)
             with run.phase("return"), self._access.server.maintenance(self._database) as session:
                 drop_database(session, self._database)
                 create_database(session, self._database, properties)
-                load(self._access, safety.path, self._database, jobs=self._request.jobs)
+                load(self._access, safety, self._database, jobs=self._request.jobs)
                 manifest = safety.require_manifest()
                 require_equal(
                     check_evidence(self._access, self._database, manifest.evidence), safety.name
@@ -391,9 +415,19 @@ class _Restore:
     def _safety_dump(self, entry: Entry) -> Entry:
         with self._run.phase("safety dump"):
             phases = dict(self._run.phases)
+            wanted = self._request.encryption
+            recipients = prepare(self._run, wanted, own_key=True) if wanted else None
+            if recipients and recipients.own_key:
+                self._safety_key = recipients.own_key
             report = backup_with(
                 self._access,
-                BackupRequest(self._request.target, self._request.directory, purpose="safety"),
+                BackupRequest(
+                    self._request.target,
+                    self._request.directory,
+                    purpose="safety",
+                    encryption=wanted,
+                ),
+                recipients,
             )
             self._run.phases.clear()
             self._run.phases.update(phases)
@@ -433,7 +467,7 @@ class _Restore:
         with run.phase("load"):
             load(
                 access,
-                plan.recovery_set.path,
+                plan.recovery_set,
                 name,
                 jobs=request.jobs,
                 no_owner=request.no_owner,

@@ -14,6 +14,7 @@ from typing import Any, cast
 from . import kinds
 from .dump import EVIDENCE_LEVELS, parse_compression
 from .errors import ConfigError
+from .filenames import CIPHERS
 from .model import Assertion, Freshness, SqlScript
 from .restore import METHODS
 from .retention import SETTINGS as RETENTION_SETTINGS
@@ -85,6 +86,24 @@ def _http(place: str, value: Any, problems: list[str]) -> dict[str, Any]:
     return found
 
 
+_ENCRYPTION = kinds.fields(
+    {
+        "with": kinds.choice(tuple(CIPHERS)),
+        "recipients": kinds.list_of(kinds.text),
+        "recipients_files": kinds.list_of(kinds.path),
+    }
+)
+
+
+def _encryption(place: str, value: Any, problems: list[str]) -> dict[str, Any]:
+    found = cast("dict[str, Any]", _ENCRYPTION(place, value, problems))
+    if "with" not in found:
+        problems.append(f"{place}.with is missing ({' or '.join(CIPHERS)})")
+    if not (found.get("recipients") or found.get("recipients_files")):
+        problems.append(f"{place} names no public key: set recipients or recipients_files")
+    return found
+
+
 #: One database. Keys that a request has under the same name go into it as they are.
 DATABASE = kinds.fields(
     {
@@ -106,6 +125,8 @@ DATABASE = kinds.fields(
         "globals": kinds.flag,
         "exclude_table_data": kinds.list_of(kinds.text),
         "min_free_bytes": kinds.number(0, whole=True),
+        "encryption": _encryption,
+        "identity_file": kinds.path,
         # the restore
         "method": kinds.choice(METHODS),
         "stop_services": kinds.list_of(kinds.text),
@@ -130,6 +151,7 @@ FILE = kinds.fields(
     {
         "backup_dir": kinds.path,
         "databases": kinds.map_of(DATABASE),
+        "encryption": _encryption,
         "offsite": targets_kind,
         "retention": RETENTION_SETTINGS,
     }

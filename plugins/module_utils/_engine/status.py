@@ -16,6 +16,7 @@ from .config import Section
 from .containers import Containers
 from .errors import FiredrillError
 from .holds import candidates, waiting_loss
+from .keyproofs import key_problems, last_proof
 from .ledger import target_problems, target_rows
 from .model import human_bytes, human_seconds, iso
 from .schedule import Schedule
@@ -54,11 +55,13 @@ def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str
     problems += _of_sets(state, schedule, now) if not problems else []
     problems += _of_rows(section, state, now)
     problems += _of_drills(state, schedule, now)
+    problems += key_problems(section.directory, section.database, newest, now)
     problems += _of_room(state, free)
     whole = {one.recovery_set.name: one.recovery_set.created for one in state.sets if one.complete}
     offsite = target_rows(section.directory, section.database, section.offsite.names, whole)
     problems += target_problems(offsite, whole, now)
     problems += _of_the_application(section)
+    proof = last_proof(section.directory, section.database)
     next_drill = schedule.next_drill(now) if schedule else None
     return {
         "host": platform.node(),
@@ -87,6 +90,7 @@ def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str
         else None,
         "rto_s": state.rto_s or None,
         "offsite": offsite,
+        "key_proved_at": proof.at if proof else None,
         "next_backup": iso(schedule.next_backup(now)) if schedule else None,
         "next_drill": iso(next_drill) if next_drill else None,
         "free_bytes": free,

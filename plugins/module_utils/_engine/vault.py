@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +29,7 @@ from .filenames import (
     set_name,
     set_of_part,
 )
+from .keyring import Key
 from .manifest import FileEntry, Manifest
 from .model import human_bytes, iso, parse_time
 
@@ -38,11 +39,15 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class RecoverySet:
-    """A dump file with its manifest; `problem` says why it has none that can be believed."""
+    """A dump file with its manifest; `problem` says why it has none that can be believed.
+
+    `key` opens the dump of an encrypted set that was unsealed; it is None for all others.
+    """
 
     path: Path
     manifest: Manifest | None
     problem: str = ""
+    key: Key | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:

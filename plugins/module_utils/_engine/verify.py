@@ -14,13 +14,17 @@ from .containers import Container, Containers
 from .dump import missing_tables
 from .errors import FiredrillError, SetError, TargetError
 from .fetch import Located, locate
+from .filenames import method_of
+from .keyring import Key, identity_of, open_key
 from .manifest import Manifest
 from .model import Report, Target, human_bytes, human_seconds
 from .programs import Programs, outdated
 from .run import Progress, Run
+from .sealed import check_globals, unseal
 from .server import Server
 from .targets import Offsite
 from .vault import RecoverySet, Vault
+from .witness import read_archive
 
 #: What a check without a restore can say. Only a drill says `pass`.
 VERDICTS = ("intact", "backup_bad", "partial", "not_tested")
@@ -35,6 +39,9 @@ class VerifyRequest:
     source: str = "latest"
     timeout_s: float = 0
     offsite: Offsite = field(default_factory=Offsite)
+    #: Opens an encrypted set: a private key as it is, or its file.
+    identity: str = field(default="", repr=False)
+    identity_file: Path | None = None
 
 
 def verify(
@@ -44,13 +51,19 @@ def verify(
 
     :param found: the set, for a caller that has looked it up already.
 
-    Verdicts: `intact`; `backup_bad`; `partial` (it reads, but has no manifest to hold it against);
+    Verdicts: `intact`; `backup_bad`; `partial` (it reads, but has no manifest to hold it against; or it is encrypted,
+    and without its private key only sizes and SHA-256 were checked);
     `not_tested` (the image's programs are too old for it). The report's message gives the reason.
 
     :raises SetError: there is no such set.
+    :raises LockedError: the private key that was given does not open it.
     :raises FiredrillError: it could not be checked here: no engine, no image, a file that may not be read.
     """
-    with Run("verify", timeout_s=request.timeout_s, progress=progress) as run:
+    identity = identity_of(request.identity, request.identity_file)
+    with (
+        Run("verify", timeout_s=request.timeout_s, progress=progress) as run,
+        open_key(run, identity) as key,
+    ):
         vault, database = Vault(request.directory), request.target.database
         located = (
             Located(found)
@@ -58,13 +71,19 @@ def verify(
             else locate(run, vault, request.source, database, request.offsite)
         )
         with located.here() as recovery_set:
-            return _Verification(run, request, recovery_set, list(located.warnings)).report()
+            return _Verification(run, request, recovery_set, key, list(located.warnings)).report()
 
 
 class _Verification:
     def __init__(
-        self, run: Run, request: VerifyRequest, found: RecoverySet, warnings: list[str]
+        self,
+        run: Run,
+        request: VerifyRequest,
+        found: RecoverySet,
+        key: Key,
+        warnings: list[str],
     ) -> None:
+        self._key = key
         self._run = run
         self._request = request
         self._set = found
@@ -88,8 +107,22 @@ class _Verification:
             verdict=verdict,
             phases=dict(self._run.phases),
             warnings=self._warnings,
-            details={"path": str(self._set.path)},
+            details={
+                "path": str(self._set.path),
+                "recipients": list(manifest.encryption.recipients)
+                if manifest and manifest.encryption
+                else [],
+                "keys": list(self._opened_by()),
+            },
         )
+
+    def _opened_by(self) -> tuple[str, ...]:
+        """The public keys of the private one that opened the set, as far as they can be told."""
+        manifest, key = self._set.manifest, self._set.key
+        if key is None or manifest is None or manifest.encryption is None:
+            return ()
+        of_set = [name for name in key.public if name in manifest.encryption.recipients]
+        return tuple(of_set) or key.public
 
     def _judge(self) -> tuple[str, str]:
         manifest = self._set.manifest
@@ -100,14 +133,23 @@ class _Verification:
         if manifest:
             with self._run.phase("sha256"):
                 self._check_files()
+        if method := method_of(self._set.path.name):
+            if not self._key.method:
+                return "partial", (
+                    f"{self._set.path}: "
+                    + ("sizes and checksums are right" if manifest else self._set.problem)
+                    + f". It is encrypted with {method} and no private key was given: whether it can be opened, "
+                    "reads to its end and holds every table was not checked"
+                )
+            with self._run.phase("unseal"):
+                self._set = unseal(self._set, self._key)
+            manifest = self._set.manifest
         programs, version = self._programs(manifest)
         self._warnings += filter(None, [outdated(version)])
         try:
-            with self._set.path.open("rb") as archive:
-                with self._run.phase("read"):
-                    programs.read_whole(archive)
-                with self._run.phase("contents"):
-                    contents = programs.contents(archive)
+            with self._run.phase("read"):
+                contents = read_archive(programs, self._set)
+                check_globals(self._set)
         except SetError as error:
             if manifest and _major(version) < manifest.source.major:
                 return "not_tested", (
@@ -132,7 +174,7 @@ class _Verification:
             )
         spent = human_seconds(sum(self._run.phases.values()))
         return "intact", (
-            f"{self._set.path}: {size} read in {spent}, checksums right, no table missing "
+            f"{self._set.path}: {size} {'opened and ' if self._set.key else ''}read in {spent}, checksums right, no table missing "
             f"(of {len(manifest.evidence.tables)}); only a drill shows that it restores"
         )
 

@@ -1,0 +1,120 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Proofs that somebody still has a private key that opens the sets: when it was last shown, and by which public key."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from .durable import read_object, replace_file
+from .errors import ConfigError, HostError, SetError
+from .filenames import file_base
+from .listing import Listed
+from .model import Report, iso, parse_time, utc_now
+from .run import Progress
+from .verify import VerifyRequest, verify
+
+_OLDEST_DAYS = 90
+_DAY_S = 86400.0
+_TODO = "`firedrill keycheck --identity-file FILE` proves one"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A set was opened and read whole: when, which one, its recipients, and the public keys that belong to the private
+    one, as far as they can be told."""
+
+    at: str
+    set_name: str
+    recipients: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    def counts_for(self, recipients: tuple[str, ...]) -> bool:
+        """Whether the same private key opens what is encrypted to `recipients`."""
+        return bool(set(self.keys) & set(recipients)) or self.recipients == recipients
+
+
+def _path(directory: Path, database: str) -> Path:
+    return directory / f"{file_base(database)}.keyproof"
+
+
+def last_proof(directory: Path, database: str) -> Proof | None:
+    """The latest proof of a database; None when there is none that can be read."""
+    found = read_object(_path(directory, database))
+    with suppress(KeyError, TypeError, ValueError):
+        parse_time(found["at"])
+        recipients, keys = (tuple(map(str, found[name])) for name in ("recipients", "keys"))
+        return Proof(str(found["at"]), str(found["set_name"]), recipients, keys)
+    return None
+
+
+def check_key(
+    request: VerifyRequest, progress: Progress | None = None, *, note: bool = True
+) -> Report:
+    """Opens the set with the private key of the request, reads it to its last byte, and notes that.
+
+    :param note: whether it is to be noted; what is read and said is the same.
+
+    The verdict is that of verify(); only `intact` is noted.
+
+    :raises ConfigError: no private key was given.
+    :raises LockedError: it opens nothing here.
+    :raises SetError: there is no such set, or it is not encrypted.
+    :raises HostError: the proof could not be noted.
+    """
+    if not (request.identity or request.identity_file):
+        raise ConfigError(
+            "No private key was given",
+            state="Nothing was proved",
+            todo="Give the one to be proved (--identity-file)",
+        )
+    report = verify(request, progress)
+    report.action = "keycheck"
+    if report.verdict != "intact":
+        return report
+    if not report.details["recipients"]:
+        raise SetError(
+            f"{report.set_name} is not encrypted: it needs no key",
+            state="Nothing was proved",
+            todo="Set `encryption`, and make a backup",
+        )
+    if note:
+        _note(request.directory, report)
+    whose = ", ".join(report.details["keys"]) or "one whose public part is not told"
+    report.msg = f"The private key opens the set ({whose}). {report.msg}"
+    return report
+
+
+def _note(directory: Path, report: Report) -> None:
+    recipients, keys = (tuple(report.details[name]) for name in ("recipients", "keys"))
+    proof = Proof(iso(utc_now()), report.set_name, recipients, keys)
+    try:
+        replace_file(_path(directory, report.database), json.dumps(asdict(proof), indent=1) + "\n")
+    except OSError as error:
+        raise HostError(
+            f"The key opens {report.set_name}, but that cannot be noted in {directory}: {error.strerror}",
+            todo="Is the file system writable?",
+        ) from error
+    report.changed = True
+
+
+def key_problems(directory: Path, database: str, newest: Listed | None, now: datetime) -> list[str]:
+    """What `status` says of the keys of a database whose newest set is `newest`; nothing where that is not encrypted."""
+    manifest = newest.recovery_set.manifest if newest else None
+    if manifest is None or manifest.encryption is None:
+        return []
+    proof = last_proof(directory, database)
+    if proof is None:
+        return [f"nobody has proved yet that a private key opens the sets: {_TODO}"]
+    if not proof.counts_for(manifest.encryption.recipients):
+        return [f"no private key was proved for the present recipients: {_TODO}"]
+    age_s = (now - parse_time(proof.at)).total_seconds()
+    if age_s > _OLDEST_DAYS * _DAY_S:
+        return [f"no private key was proved to open the sets since {proof.at}: {_TODO}"]
+    return []

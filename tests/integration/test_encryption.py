@@ -1,0 +1,435 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Encrypted sets on a real server: made without plaintext on the disk, restored, drilled and verified with the key."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from keys import MAKERS, KeyPair, age_key, gpg_key
+from servers import (
+    Postgres,
+    bulk,
+    docker,
+    engine_process,
+    own_containers,
+    remove,
+    start_postgres,
+)
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import (
+    DrillRequest,
+    drill,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import (
+    BackupRequest,
+    backup,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    LockedError,
+    SetError,
+    ToolError,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyproofs import (
+    check_key,
+    key_problems,
+    last_proof,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.listing import list_sets
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import FileEntry
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    Encryption,
+    Report,
+    SqlScript,
+    utc_now,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.restore import (
+    RestoreRequest,
+    restore,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import (
+    RUNTIME_DIRECTORY,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.verify import (
+    VerifyRequest,
+    verify,
+)
+
+pytestmark = pytest.mark.integration
+
+#: Words of the content that nothing may show.
+MARKER = "Mrs-Hidden-of-Secret-Lane"
+TABLE = "clandestine_patients"
+ROLE = "clandestine_clerk"
+CONTENT = f"""
+CREATE TABLE {TABLE} (id serial PRIMARY KEY, name text);
+INSERT INTO {TABLE} (name) SELECT '{MARKER} ' || g FROM generate_series(1, 300) g;
+SELECT lo_from_bytea(0, '{MARKER}');
+ALTER TABLE {TABLE} OWNER TO {ROLE};
+"""
+ROWS = f"SELECT count(*), md5(string_agg(name, '|' ORDER BY id)) FROM {TABLE}"
+
+
+@pytest.fixture(scope="module")
+def server(image: str) -> Iterator[Postgres]:
+    server = start_postgres(image)
+    server.sql(f"CREATE ROLE {ROLE}")
+    yield server
+    remove(server.name)
+
+
+@pytest.fixture
+def database(server: Postgres) -> str:
+    return server.create(content=CONTENT)
+
+
+@pytest.fixture(scope="module")
+def pair() -> KeyPair:
+    return age_key()
+
+
+def shows(text: str, *places: Path) -> list[str]:
+    """The files of the places that hold a text."""
+    found = []
+    for place in places:
+        for path in place.rglob("*"):
+            try:
+                if path.is_file() and text.encode() in path.read_bytes():
+                    found.append(str(path))
+            except OSError:
+                continue
+    return found
+
+
+def hidden_everywhere(sets: Path) -> None:
+    for word in (MARKER, TABLE, ROLE, "SCRAM-SHA-256"):
+        assert shows(word, sets, RUNTIME_DIRECTORY, Path("/dev/shm")) == []
+
+
+def request(server: Postgres, database: str, sets: Path, **more: object) -> VerifyRequest:
+    return VerifyRequest(server.target(database), sets, **more)  # type: ignore[arg-type]
+
+
+# -- round trips -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_an_encrypted_set_shows_nothing_and_comes_back_equal_with_the_key(
+    server: Postgres, database: str, sets: Path, kind: str
+) -> None:
+    pair, other = MAKERS[kind](), MAKERS[kind]()
+    before = server.sql(ROWS, database)
+    encryption = Encryption(pair.method, (pair.public, other.public))
+    made = server.backup(sets, database, encryption=encryption)
+    hidden_everywhere(sets)
+    ends = sorted(path.name[len(made.set_name) :] for path in sets.iterdir())
+    end = f".{pair.method}"
+    assert ends == sorted([f".dump{end}", f".globals.sql{end}", ".json", f".sealed.json{end}"])
+    server.sql(f"DELETE FROM {TABLE} WHERE id > 5", database)
+    report = server.restore(sets, database, identity=other.private)
+    assert report.changed
+    assert "1 tables equal to the manifest" in report.msg
+    assert server.sql(ROWS, database) == before
+    verified = verify(request(server, database, sets, identity=pair.private))
+    assert verified.verdict == "intact"
+    again = server.restore(sets, database)
+    assert not again.changed
+    assert "without its private key" in again.msg
+    hidden_everywhere(sets)
+
+
+def test_a_password_of_the_server_and_a_private_key_go_together(image: str, sets: Path) -> None:
+    server = start_postgres(image, "-e", "POSTGRES_INITDB_ARGS=--auth-local=scram-sha-256")
+    try:
+        pair = gpg_key()
+        target = server.target("shop", login_password="not-a-secret")
+        words = ["-U", "postgres", "-c", "CREATE DATABASE shop"]
+        docker("exec", "-e", "PGPASSWORD=not-a-secret", server.name, "psql", *words)
+        made = backup(BackupRequest(target, sets, encryption=pair.encryption))
+        report = restore(RestoreRequest(target, sets, identity=pair.private))
+        assert report.set_name == made.set_name
+        assert shows("not-a-secret", sets, RUNTIME_DIRECTORY) == []
+    finally:
+        remove(server.name)
+
+
+# -- without the key, or with another ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_wrong_key_is_one_sentence_and_nothing_was_touched(
+    server: Postgres, database: str, sets: Path, kind: str
+) -> None:
+    pair, stranger = MAKERS[kind](), MAKERS[kind]()
+    server.backup(sets, database, encryption=pair.encryption)
+    server.sql(f"DELETE FROM {TABLE} WHERE id > 5", database)
+    before, files = server.sql(ROWS, database), sorted(sets.iterdir())
+    for identity, words in ((stranger.private, "does not open"), ("", "no private key was given")):
+        with pytest.raises(LockedError, match=words) as refusal:
+            server.restore(sets, database, identity=identity)
+        assert "Nothing was changed" in str(refusal.value)
+        assert stranger.secret not in str(refusal.value)
+    assert server.sql(ROWS, database) == before
+    assert sorted(sets.iterdir()) == files
+    with pytest.raises(LockedError, match="does not open"):
+        verify(request(server, database, sets, identity=stranger.private))
+
+
+def test_what_cannot_be_opened_is_not_tested_and_says_what_was_checked(
+    server: Postgres, database: str, sets: Path, pair: KeyPair
+) -> None:
+    server.backup(sets, database, encryption=pair.encryption)
+    report = drill(DrillRequest(server.target(database), sets))
+    assert report.verdict == "not_tested"
+    assert "no private key was given" in report.msg
+    looked = verify(request(server, database, sets))
+    assert looked.verdict == "partial"
+    assert "was not checked" in looked.msg
+    (dump,) = sets.glob("*.dump.age")
+    content = bytearray(dump.read_bytes())
+    content[-100] ^= 1
+    dump.write_bytes(content)
+    assert drill(DrillRequest(server.target(database), sets)).verdict == "backup_bad"
+    assert verify(request(server, database, sets)).verdict == "backup_bad"
+
+
+def test_a_drill_with_the_key_passes_and_its_records_hide_what_the_set_hides(
+    server: Postgres, database: str, sets: Path, tmp_path: Path
+) -> None:
+    pair = gpg_key()
+    server.backup(sets, database, encryption=pair.encryption)
+    report = drill(
+        DrillRequest(
+            server.target(database),
+            sets,
+            identity=pair.private,
+            record_file=tmp_path / "DRILLS.md",
+        )
+    )
+    assert report.verdict == "pass", report.msg
+    assert report.details["rows"] == {f"public.{TABLE}": 300}
+    assert '"pass"' in (sets / "drills.jsonl").read_text()
+    hidden_everywhere(sets)
+    assert shows(TABLE, tmp_path) == []
+
+
+# -- damage ------------------------------------------------------------------------------------------
+
+
+def test_parts_of_two_sets_do_not_make_one(
+    server: Postgres, database: str, sets: Path, pair: KeyPair
+) -> None:
+    first = server.backup(sets, database, encryption=pair.encryption, globals=False)
+    second = server.backup(sets, database, encryption=pair.encryption, globals=False)
+    older, newer = (sets / f"{one.set_name}.sealed.json.age" for one in (first, second))
+    manifest = Vault(sets).resolve(second.set_name, database).require_manifest()
+    assert manifest.sealed
+    content = older.read_bytes()
+    sealed = FileEntry(newer.name, len(content), hashlib.sha256(content).hexdigest())
+    newer.write_bytes(content)
+    (sets / f"{second.set_name}.json").write_text(replace(manifest, sealed=sealed).to_json())
+    with pytest.raises(SetError, match="do not belong together"):
+        server.restore(sets, database, source=second.set_name, identity=pair.private)
+
+
+# -- interruptions -----------------------------------------------------------------------------------
+
+
+def children(name: str, parent: int) -> list[int]:
+    """Processes of a name that a process has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            words = stat.rpartition(")")[2].split()
+            if f"({name})" in stat and int(words[1]) == parent and words[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def test_age_killed_in_the_middle_of_a_dump_leaves_no_set(
+    server: Postgres, database: str, sets: Path, pair: KeyPair
+) -> None:
+    server.sql(bulk(20), database)
+    killed: list[int] = []
+
+    def progress(phase: str, done: int, unused_total: int) -> None:
+        if phase == "dump" and done and not killed:
+            killed.extend(children("age", os.getpid()))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(ToolError, match="age was killed by SIGKILL"):
+        server.backup(sets, database, progress, encryption=pair.encryption, compress="none")
+    assert killed
+    assert list(sets.iterdir()) == []
+    assert own_containers() == []
+
+
+_KILLED = """
+import os, signal
+from pathlib import Path
+from _engine.dump import BackupRequest, backup
+from _engine.restore import RestoreRequest, restore
+from _engine.model import Encryption, Target
+
+def progress(phase, done, total):
+    if phase == {phase!r} and (done or phase == "load"):
+        {wait}
+        os.kill(os.getpid(), signal.SIGKILL)
+
+target = Target(database={database!r}, container={container!r})
+{call}
+"""
+_BACKUP = "backup(BackupRequest(target, Path({sets!r}), encryption=Encryption('age', ({public!r},)), compress='none'), progress)"
+_RESTORE = "restore(RestoreRequest(target, Path({sets!r}), identity={private!r}), progress)"
+
+
+@pytest.mark.parametrize("what", ["dump", "load"])
+@pytest.mark.usefixtures("clean_up_after")
+def test_a_kill_leaves_no_plaintext_anywhere(
+    server: Postgres, database: str, sets: Path, pair: KeyPair, what: str
+) -> None:
+    server.sql(bulk(5), database)
+    if what == "load":
+        server.backup(sets, database, encryption=pair.encryption)
+    # While it is loaded the kill must come when something has been decrypted.
+    wait = (
+        "pass"
+        if what == "dump"
+        else "import threading; threading.Timer(0.5, lambda: os.kill(os.getpid(), 9)).start(); return"
+    )
+    values = {"sets": str(sets), "public": pair.public, "private": pair.private}
+    process = engine_process(
+        _KILLED.format(
+            phase=what,
+            wait=wait,
+            database=database,
+            container=server.name,
+            call=(_BACKUP if what == "dump" else _RESTORE).format(**values),
+        )
+    )
+    unused_out, errors = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, errors
+    hidden_everywhere(sets)
+    assert shows(pair.secret, sets, RUNTIME_DIRECTORY, Path("/dev/shm")) == []
+    assert len(list_sets(sets) if sets.exists() else []) == (what == "load")
+
+
+@pytest.mark.parametrize("kind", ["age", "gpg"])
+def test_the_private_key_is_in_no_list_of_processes_and_in_no_report(
+    server: Postgres, database: str, sets: Path, kind: str
+) -> None:
+    pair = MAKERS[kind]()
+    server.sql(bulk(5), database)
+    server.backup(sets, database, encryption=pair.encryption)
+    seen: set[bytes] = set()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.is_set():
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                for path in (entry, entry.with_name("environ")):
+                    with contextlib.suppress(OSError):
+                        seen.add(path.read_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        report = server.restore(sets, database, identity=pair.private)
+    finally:
+        ended.set()
+        watcher.join()
+    assert any(b"--decrypt" in one for one in seen)
+    secret = pair.secret.encode()
+    assert [one for one in seen if secret in one] == []
+    assert pair.secret not in json.dumps(report.as_dict())
+    assert pair.secret not in repr(request(server, database, sets, identity=pair.private))
+
+
+# -- the safety dump ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["age", "gpg"])
+def test_a_replace_goes_back_by_a_safety_dump_that_only_its_recipients_can_open_later(
+    server: Postgres, database: str, sets: Path, kind: str
+) -> None:
+    pair, keeper = MAKERS[kind](), MAKERS[kind]()
+    server.backup(sets, database, encryption=pair.encryption)
+    server.sql(f"DELETE FROM {TABLE} WHERE id > 5", database)
+    before = server.sql(ROWS, database)
+    with pytest.raises(ToolError, match="was put back from the set"):
+        server.restore(
+            sets,
+            database,
+            method="replace",
+            identity=pair.private,
+            encryption=keeper.encryption,
+            post_sql=(SqlScript(sql="SELECT 1 / 0"),),
+        )
+    assert server.sql(ROWS, database) == before
+    hidden_everywhere(sets)
+    safety = next(
+        one.recovery_set for one in list_sets(sets) if one.recovery_set.manifest.purpose == "safety"
+    )  # type: ignore[union-attr]
+    assert safety.locked
+    with pytest.raises(LockedError):
+        verify(request(server, database, sets, source=safety.name, identity=pair.private))
+    kept = verify(request(server, database, sets, source=safety.name, identity=keeper.private))
+    assert kept.verdict == "intact"
+
+
+# -- proofs of keys ----------------------------------------------------------------------------------
+
+
+def test_a_key_is_proved_by_opening_the_newest_set_and_the_proof_grows_old(
+    server: Postgres, database: str, sets: Path
+) -> None:
+    pair, other, stranger = age_key(), age_key(), age_key()
+
+    def prove(identity: str) -> Report:
+        return check_key(request(server, database, sets, identity=identity))
+
+    def problems(days: float = 0) -> list[str]:
+        newest = next(iter(list_sets(sets, database)), None)
+        return key_problems(sets, database, newest, utc_now() + timedelta(days=days))
+
+    server.backup(sets, database)
+    assert problems() == []
+    with pytest.raises(SetError, match="is not encrypted"):
+        prove(pair.private)
+    server.backup(sets, database, encryption=pair.encryption)
+    assert "nobody has proved" in problems()[0]
+    with pytest.raises(LockedError):
+        prove(stranger.private)
+    assert last_proof(sets, database) is None
+    report = prove(pair.private)
+    assert (report.verdict, report.changed) == ("intact", True)
+    proof = last_proof(sets, database)
+    assert proof
+    assert proof.keys == (pair.public,)
+    (noted,) = sets.glob("*.keyproof")
+    assert noted.stat().st_mode & 0o777 == 0o600
+    assert pair.secret not in noted.read_text()
+    assert problems(89) == []
+    assert "since" in problems(91)[0]
+    server.backup(sets, database, encryption=other.encryption)
+    assert "present recipients" in problems()[0]
+    noted.write_text("{")
+    assert "nobody has proved" in problems()[0]

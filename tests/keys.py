@@ -1,0 +1,73 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Real keys of age, SSH and gpg, made by their own programs."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Encryption
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """`method` is the program it is for; `public` and `private` are the texts that people pass around."""
+
+    method: str
+    public: str
+    private: str
+
+    @property
+    def encryption(self) -> Encryption:
+        return Encryption(self.method, (self.public,))
+
+    @property
+    def secret(self) -> str:
+        """A line that only the private key has."""
+        return [line for line in self.private.splitlines() if len(line) > 30][-1]
+
+
+def _run(*command: str, stdin: str = "") -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def age_key() -> KeyPair:
+    private = _run("age-keygen")
+    return KeyPair("age", _run("age-keygen", "-y", "-", stdin=private).strip(), private)
+
+
+def ssh_key(kind: str = "ed25519", passphrase: str = "") -> KeyPair:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "key"
+        _run("ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "who@where", "-f", str(path))
+        public = path.with_suffix(".pub").read_text().strip()
+        return KeyPair("age", public, path.read_text())
+
+
+def gpg_key(*, passphrase: str = "", expired: bool = False) -> KeyPair:
+    # The agent's socket lies in it, whose path must be short.
+    with tempfile.TemporaryDirectory(prefix="fdk", dir="/tmp") as home:
+        base = ("gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode", "loopback")
+        base = (*base, "--passphrase", passphrase)
+        past = ("--faked-system-time", "20200101T000000") if expired else ()
+        until = "1d" if expired else "never"
+        try:
+            _run(
+                *base, *past, "--quick-gen-key", "Tess T. <tess@example.org>", "default", "-", until
+            )
+            exported = [
+                _run(*base, "--armor", what) for what in ("--export", "--export-secret-keys")
+            ]
+        finally:
+            _run("gpgconf", "--homedir", home, "--kill", "all")
+        return KeyPair("gpg", exported[0], exported[1])
+
+
+MAKERS = {"age": age_key, "ssh": ssh_key, "gpg": gpg_key}
