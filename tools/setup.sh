@@ -51,6 +51,9 @@ missing_packages() {
     if ! has mmdebstrap; then echo mmdebstrap; fi
     if [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then echo debian-archive-keyring; fi
     if ! has git; then echo git; fi
+    # The tests encrypt with the real programs.
+    if [ "$mode" = dev ] && ! has age; then echo age; fi
+    if [ "$mode" = dev ] && ! has gpg; then echo gnupg; fi
     if [ ! -x .venv/bin/python ] && ! find_python >/dev/null; then echo python3-venv; fi
 }
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -93,10 +94,30 @@ def requests_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[Any]:
         seen.append(request)
         return Report(action="", changed=False, msg="")
 
-    for name in ("backup", "restore", "roll_back", "drill", "verify", "prune"):
+    for name in ("backup", "restore", "roll_back", "drill", "verify", "check_key", "prune"):
         monkeypatch.setattr(commands, name, take)
     assert cli.main(["--quiet", *words]) == 0
     return seen
+
+
+def test_a_private_key_is_read_from_standard_input_or_named_by_its_file(
+    one: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in (["restore", "latest"], ["drill"], ["verify"], ["keycheck"]):
+        monkeypatch.setattr("sys.stdin", io.StringIO("AGE-SECRET-KEY-X\n"))
+        (given,) = requests_of(monkeypatch, "--config", one, *words, "--identity-file", "-")
+        assert (given.identity, given.identity_file) == ("AGE-SECRET-KEY-X\n", None)
+        assert "AGE-SECRET" not in repr(given)
+        (named,) = requests_of(monkeypatch, "--config", one, *words, "--identity-file", "/k")
+        assert (named.identity, named.identity_file) == ("", Path("/k"))
+
+
+def test_standard_input_without_a_key_is_told(
+    one: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    said = Printed(capsys, "--config", one, "keycheck", "--identity-file", "-")
+    assert "Standard input gave no private key" in said.err
 
 
 # -- wrong use ---------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
     Assertion,
+    Encryption,
     Freshness,
     SqlScript,
 )
@@ -177,6 +178,44 @@ def test_a_body_that_is_no_json_goes_out_as_it_is(settings: Path, tmp_path: Path
         f"body_file: {tmp_path}/body}}]}}}}",
     )
     assert found.sections["a"].drill().http_checks[0].body == "user=admin&password=x"
+
+
+ENCRYPTED = """
+backup_dir: /b
+encryption: {{with: age, recipients: [age1ours], recipients_files: [{file}]}}
+databases:
+  shop: {{container: c, identity_file: /media/key}}
+  clinic: {{container: c, encryption: {{with: gpg, recipients: ["-----BEGIN"]}}}}
+"""
+
+
+def test_sets_are_encrypted_as_written_and_a_database_outranks_the_host(
+    settings: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("# theirs\nage1theirs\n")
+    found = read(settings, ENCRYPTED.format(file=tmp_path / "keys"))
+    shop, clinic = found.sections["shop"], found.sections["clinic"]
+    ours = Encryption("age", ("age1ours", "age1theirs"))
+    assert shop.backup().encryption == shop.restore().encryption == ours
+    assert clinic.backup().encryption == Encryption("gpg", ("-----BEGIN",))
+    opened = (shop.restore(), shop.drill(), shop.verify())
+    assert {request.identity_file for request in opened} == {Path("/media/key")}
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("{recipients: [age1x]}", "encryption.with is missing"),
+        ("{with: age}", "encryption names no public key"),
+        ("{with: rot13, recipients: [x]}", "encryption.with"),
+        ("{with: age, recipient: [x]}", "did you mean recipients?"),
+    ],
+)
+def test_an_encryption_that_makes_no_sense_is_refused(
+    settings: Path, written: str, words: str
+) -> None:
+    text = f"backup_dir: /b\nencryption: {written}\ndatabases: {{a: {{container: c}}}}\n"
+    assert words in problems(settings, text)
 
 
 def test_the_shortest_file_will_do(settings: Path) -> None:

@@ -335,6 +335,9 @@ def test_a_restore_request_has_every_option(call: Any, engine: list[Any], host: 
         "verify": False,
         "force": True,
         "restore_superusers": True,
+        "identity": "a key",
+        "encrypt_with": "age",
+        "recipients": ["age1a", "age1b"],
         "timeout": 60,
         "user": "admin",
         "login_password": SECRET,
@@ -359,6 +362,8 @@ def test_a_restore_request_has_every_option(call: Any, engine: list[Any], host: 
         verify=False,
         force=True,
         restore_superusers=True,
+        identity="a key",
+        encryption=_adapter.Encryption("age", ("age1a", "age1b")),
         timeout_s=60,
         check=True,
     )
@@ -376,6 +381,12 @@ def test_options_that_are_left_out_are_the_engines_own_defaults(
         _adapter.RestoreRequest(target, host),
         _adapter.DrillRequest(target, host),
     ]
+
+
+def test_public_keys_without_a_program_are_refused(call: Any, engine: list[Any]) -> None:
+    result = call(DUMP, recipients=["age1a"])
+    assert "Set encrypt_with to age or gpg" in result.msg
+    assert engine == []
 
 
 def test_a_drill_request_has_every_check(call: Any, engine: list[Any], host: Path) -> None:
@@ -442,7 +453,7 @@ def test_secrets_are_in_no_result_and_no_log(call: Any, monkeypatch: pytest.Monk
         lambda unused_self, *values, **more: logged.append((values, more)),
     )
     # One for each place, so that none is hidden only because it is known from another.
-    password, header, body, script = (f"{SECRET}{n}" for n in range(4))
+    password, header, body, script, key = (f"{SECRET}{n}" for n in range(5))
     check = {
         "service": "web",
         "port": 80,
@@ -452,9 +463,10 @@ def test_secrets_are_in_no_result_and_no_log(call: Any, monkeypatch: pytest.Monk
     answer(
         monkeypatch, DRILL, Report("drill", False, f"{password} {header} {body}", verdict="pass")
     )
-    answer(monkeypatch, RESTORE, Report("restore", True, f"played {script}"))
+    answer(monkeypatch, RESTORE, Report("restore", True, f"played {script}, opened by {key}"))
     shown = call(DRILL, login_password=password, http_checks=[check], _ansible_verbosity=3).text
-    shown += call(RESTORE, src="latest", post_sql=[{"sql": script}], _ansible_verbosity=3).text
+    secrets = {"post_sql": [{"sql": script}], "identity": key}
+    shown += call(RESTORE, src="latest", **secrets, _ansible_verbosity=3).text
     assert len(logged) == 2
     # However it is escaped, its readable middle is not there.
     assert "cret`" not in shown + repr(logged)
