@@ -20,11 +20,16 @@ options:
   _input:
     description:
       - Options of M(firedrill.postgres.pg_dump_container), M(firedrill.postgres.pg_restore_container) and
-        M(firedrill.postgres.restore_drill) for one database. Empty ones are left out.
+        M(firedrill.postgres.restore_drill) for one database, and where its pings go (C(ping_url), C(ping_url_file),
+        C(drill_ping_url), C(drill_ping_url_file)). Empty ones are left out.
     type: dict
     required: true
   more:
     description: Further databases of the host, by name, each with the settings that the file has for it.
+    type: dict
+    default: {}
+  alarms:
+    description: Who is told when something is wrong, as the file has it.
     type: dict
     default: {}
   retention:
@@ -78,7 +83,14 @@ from ansible_collections.firedrill.postgres.plugins.modules import (
 
 _HEAD = "# Written by Ansible (firedrill.postgres.engine): changes by hand are lost.\n"
 #: Groups of settings beside those of the databases.
-GROUPS = frozenset({"encryption", "retention"})
+GROUPS = frozenset({"alarms", "encryption", "retention"})
+#: Settings of a database that no module has.
+_PINGS = {
+    "ping_url": {"type": "str", "no_log": True},
+    "ping_url_file": {"type": "path"},
+    "drill_ping_url": {"type": "str", "no_log": True},
+    "drill_ping_url_file": {"type": "path"},
+}
 #: What is asked for in each run, and not set once.
 _NOT_SETTINGS = (
     "dest",
@@ -97,7 +109,7 @@ _RENAMED = {"timeout": "timeout_s"}
 def options() -> dict[str, Any]:
     """The options of the modules that are settings of a database, as argument specs."""
     modules = (pg_dump_container, pg_restore_container, restore_drill)
-    found = dict(TARGET)
+    found = {**TARGET, **_PINGS}
     for module in modules:
         found.update(module.ARGUMENTS)
     specs = {name: deepcopy(spec) for name, spec in found.items() if name not in _NOT_SETTINGS}

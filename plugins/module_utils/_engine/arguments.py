@@ -284,6 +284,7 @@ _COMMANDS: tuple[
     ("status", "show how protected this host is; exit status 1 with a problem", _ALL, ()),
     ("due", "make the backup and hold the drill that the schedule wants by now", _ALL, (_dry_run,)),
     ("settle", "end what a power cut interrupted: start what was stopped", _ALL, (_settle,)),
+    ("alarms", "send a test message and test pings, to see them arrive", _ALL, ()),
     ("config", "read the settings, and say what is wrong with them", None, ()),
 )
 

@@ -66,6 +66,8 @@ def _main(words: list[str], screen: _Screen) -> int:
     for outcome in command.run(screen.watch):
         outcomes.append(outcome)
         screen.tell(outcome)
+    for warning in command.tell():
+        screen.warn(warning)
     return screen.finish(outcomes)
 
 
@@ -139,7 +141,7 @@ class _Screen:
             self._err(f"{self._stamp()}firedrill: {before}{outcome.error}")
             return
         for warning in report.warnings:
-            self._err(f"{self._stamp()}firedrill: warning: {warning}")
+            self.warn(warning)
         # The message of these names its set or directory.
         plain = report.action in ("verify", "prune") or not self.several
         before = "" if plain else f"{report.database}: "
@@ -152,6 +154,9 @@ class _Screen:
                 self._err(line)
             elif not self.quiet:
                 self._out(printable(line))
+
+    def warn(self, words: str) -> None:
+        self._err(f"{self._stamp()}firedrill: warning: {words}")
 
     def finish(self, outcomes: list[Outcome]) -> int:
         """The JSON; returns the worst status."""

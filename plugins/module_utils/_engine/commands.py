@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from .alarms import Alarms
 from .config import DEFAULT_PATH, SCHEDULE_NAME, Section, load_config, load_schedule
 from .drill import drill
 from .due import Task, due_tasks
@@ -26,6 +27,7 @@ from .keyproofs import check_key
 from .ledger import offsite_row
 from .listing import Listed, list_sets
 from .model import Report, utc_now
+from .monitor import Monitor, try_alarms
 from .offsite import copy_sets
 from .outcomes import Outcome, failure, success
 from .prune import PruneRequest, prune
@@ -49,6 +51,8 @@ _CHANGES = (
     *("no_privileges", "restore_superusers", "safety_dump", "source", "stop_services"),
     *("timeout_s", "verify"),
 )
+#: What is done, and not only looked at.
+_TOLD = ("backup", "copy", "drill", "due", "prune", "restore", "rollback")
 _WHERE = ("container", "project", "service")
 _BARE = (*_WHERE, "user", "login_password_file")
 
@@ -64,6 +68,7 @@ class Command:
         self._options = options
         self._asked = _asked(options)
         self._policy = Policy()
+        self._alarms = Alarms()
         self._sections = self._bare() if self._is_bare() else self._configured()
         self._changes = {
             key: getattr(options, key)
@@ -91,6 +96,7 @@ class Command:
             "acknowledge": self._acknowledge,
             "settle": self._settle,
             "config": self._config,
+            "alarms": self._try_alarms,
         }
         tasks = list(makers[self.name]()) if self.name in makers else []
         #: Whether JSON is a list: as many documents as there are databases, directories or sets.
@@ -100,6 +106,7 @@ class Command:
             or bool(getattr(options, "all", False))
         )
         self._tasks: Iterable[Task] = tasks
+        self._monitor = self._watcher()
         if self.name == "due":
             # What is due next shows only when the one before is done.
             self._tasks = due_tasks(
@@ -109,10 +116,19 @@ class Command:
     def run(self, watch: Watch) -> Iterator[Outcome]:
         """Does it, one database after the other; a failure of one does not keep the next from its turn."""
         for task in self._tasks:
+            action = task.action or self.name
+            if self._monitor:
+                self._monitor.begin(action, task.label)
             outcome, ended = self._attempt(task, watch)
+            if self._monitor:
+                self._monitor.ended(action, task.label, outcome)
             yield outcome
             if ended:
                 break
+
+    def tell(self) -> list[str]:
+        """Tells others what the runs have come to; returns what could not be delivered, as warnings."""
+        return self._monitor.close() if self._monitor else []
 
     def rows(self) -> list[dict[str, Any]]:
         """What `list` shows: each set as plain values, newest first.
@@ -139,6 +155,15 @@ class Command:
     def status(self) -> list[dict[str, Any]]:
         """What `status` shows: each database as plain values, problems first."""
         return status_rows(self._sections, load_schedule(self._path), utc_now())
+
+    def _watcher(self) -> Monitor | None:
+        """Who is told of what is done; nobody of what only would be."""
+        if self.name not in _TOLD or getattr(self._options, "check", False) or self._is_bare():
+            return None
+        return Monitor(self._alarms, self._sections, load_schedule(self._path))
+
+    def _try_alarms(self) -> Iterator[Task]:
+        return self._each(lambda section, unused_progress: try_alarms(self._alarms, section))
 
     # -- which databases ---------------------------------------------------------------------------
 
@@ -187,6 +212,7 @@ class Command:
     def _configured(self) -> list[Section]:
         config = load_config(self._path)
         self._policy = config.policy
+        self._alarms = config.alarms
         every = list(config.sections.values())
         asked = self._asked
         if not asked:

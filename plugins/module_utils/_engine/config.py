@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .alarms import Alarms
 from .drill import DrillRequest
 from .dump import BackupRequest
 from .errors import ConfigError, HostError
@@ -90,6 +91,16 @@ class Section:
             }
         )
 
+    def ping_url(self, job: str) -> str:
+        """Where the runs of a job, `backup` or `drill`, are told; "" for nowhere.
+
+        :raises HostError: the file with the URL cannot be read.
+        """
+        key = "ping_url" if job == "backup" else f"{job}_ping_url"
+        if f"{key}_file" in self.settings:
+            return _secret(self.settings[f"{key}_file"]).strip()
+        return str(self.settings.get(key, ""))
+
     def _common(self, request: Any, *, password: bool = True) -> dict[str, Any]:
         values = self._picked(request)
         if "encryption" in values:
@@ -117,6 +128,7 @@ class Config:
     sections: dict[str, Section]
     policy: Policy
     targets: tuple[OffsiteTarget, ...] = ()
+    alarms: Alarms = field(default_factory=Alarms)
 
     def offsite_of(self, directory: Path, database: str) -> Offsite:
         """The targets for the sets of a database in that directory; with the database's own name for one that is
@@ -136,9 +148,12 @@ def load_config(path: Path) -> Config:
     content, mode = _read(path)
     config = parse_config(content, path)
     sections = config.sections
-    if mode & 0o077 and any(_holds_secret(section.settings) for section in sections.values()):
+    secret = config.alarms.apprise_urls or any(
+        _holds_secret(section.settings) for section in sections.values()
+    )
+    if mode & 0o077 and secret:
         raise ConfigError(
-            f"{path} holds a password or the body or headers of a request, and others can read it (mode {mode:04o})",
+            f"{path} holds a password, a URL of pings or messages, or the body or headers of a request, and others can read it (mode {mode:04o})",
             state="Nothing was changed",
             todo=f"`chmod 600 {path}`, or move them to files of their own (`login_password_file`, `body_file`)",
         )
@@ -170,7 +185,8 @@ def parse_config(content: Any, path: Path) -> Config:
         problems += _collisions(list(sections.values()))
     _refuse(path, problems)
     policy = Policy(**found.get("retention", {}))
-    return Config(path, sections, policy, found.get("offsite", ()))
+    alarms = Alarms(**found.get("alarms", {}))
+    return Config(path, sections, policy, found.get("offsite", ()), alarms)
 
 
 def load_schedule(config: Path) -> Schedule | None:
@@ -275,8 +291,11 @@ def _contradictions(section: Section) -> list[str]:
         found.append(f"{place} needs either container, or project and service")
     elif ("project" in settings) != ("service" in settings):
         found.append(f"{place} needs both project and service")
-    if "login_password" in settings and "login_password_file" in settings:
-        found.append(f"{place} has both login_password and login_password_file")
+    found += [
+        f"{place} has both {key} and {key}_file"
+        for key in ("login_password", "ping_url", "drill_ping_url")
+        if {key, f"{key}_file"} <= settings.keys()
+    ]
     return found
 
 
@@ -299,7 +318,8 @@ def _collisions(sections: list[Section]) -> list[str]:
 
 def _holds_secret(settings: dict[str, Any]) -> bool:
     checks = settings.get("http_checks", ())
-    return "login_password" in settings or any(
+    plain = {"login_password", "ping_url", "drill_ping_url"}
+    return bool(plain & settings.keys()) or any(
         {"body", "headers"} & check.keys() for check in checks
     )
 

@@ -44,23 +44,29 @@ def run_program(
     command: Sequence[str],
     *,
     environment: Mapping[str, str] | None = None,
+    feed: bytes = b"",
     consume: Callable[[bytes], object] | None = None,
     timeout_s: float = 0,
 ) -> Ended:
-    """Runs a program that asks nothing and waits for its end, whatever that is.
+    """Runs a program and waits for its end, whatever that is.
 
     It leads a process group of its own, which is ended when this is interrupted; should this process be killed, the
     kernel ends the program (PR_SET_PDEATHSIG of prctl(2)).
 
     :param environment: what is added to the environment, of this program only.
+    :param feed: what it reads from its standard input.
     :param consume: takes its output piece by piece; without it the output is collected.
     :param timeout_s: seconds after which it is ended; 0 means never.
     :raises HostError: it is not installed, or cannot be started.
     """
+    given = os.memfd_create("feed")
     try:
+        with open(given, "wb", closefd=False) as file:
+            file.write(feed)
+        os.lseek(given, 0, os.SEEK_SET)
         process = subprocess.Popen(
             list(command),
-            stdin=subprocess.DEVNULL,
+            stdin=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
@@ -73,6 +79,8 @@ def run_program(
         ) from error
     except OSError as error:
         raise HostError(f"{command[0]} cannot be started: {error.strerror}") from error
+    finally:
+        os.close(given)
     return _attend(process, consume, timeout_s)
 
 

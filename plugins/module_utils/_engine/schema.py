@@ -104,6 +104,13 @@ def _encryption(place: str, value: Any, problems: list[str]) -> dict[str, Any]:
     return found
 
 
+def _web(place: str, value: Any, problems: list[str]) -> str:
+    written = kinds.text(place, value, problems)
+    if written and not re.match(r"https?://[^/\s]+\S*$", written):
+        problems.append(f"{place} has to be a URL that begins with https:// or http://")
+    return written
+
+
 #: One database. Keys that a request has under the same name go into it as they are.
 DATABASE = kinds.fields(
     {
@@ -143,8 +150,21 @@ DATABASE = kinds.fields(
         "freshness": _freshness,
         "http_checks": kinds.list_of(_http),
         "record_file": kinds.path,
+        # who is told
+        "ping_url": _web,
+        "ping_url_file": kinds.path,
+        "drill_ping_url": _web,
+        "drill_ping_url_file": kinds.path,
     }
 )
+
+
+def _address(place: str, value: Any, problems: list[str]) -> str:
+    written = kinds.text(place, value, problems)
+    if written and not re.match(r"[A-Za-z0-9]+://\S+$", written):
+        problems.append(f"{place} has to be an address of apprise, as in ntfy://topic")
+    return written
+
 
 #: The whole file.
 FILE = kinds.fields(
@@ -154,6 +174,13 @@ FILE = kinds.fields(
         "encryption": _encryption,
         "offsite": targets_kind,
         "retention": RETENTION_SETTINGS,
+        "alarms": kinds.fields(
+            {
+                "apprise_urls": kinds.list_of(_address),
+                "apprise_config": kinds.path,
+                "metrics_dir": kinds.path,
+            }
+        ),
     }
 )
 

@@ -22,15 +22,18 @@ from .schedule import Schedule
 
 #: A drill with one of these has shown something about the backup; the others are to be repeated.
 _HELD = ("pass", "partial")
+#: Letters of what a drill found; the record has all of it.
+_LONGEST = 400
 
 
 @dataclass(frozen=True)
 class Drill:
-    """The last drill in a throwaway server."""
+    """The last drill in a throwaway server; `broken` says which of its promises were not kept."""
 
     verdict: str
     at: datetime
     set_name: str
+    broken: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class State:
     doubtful: tuple[str, ...] = ()
     incomplete: tuple[str, ...] = ()
     last_drill: Drill | None = None
+    last_pass_at: datetime | None = None
     rto_s: float = 0.0
     tries: dict[str, Attempt] = field(default_factory=dict)
 
@@ -100,6 +104,7 @@ def look(directory: Path, database: str, now: datetime) -> State:
         doubtful=tuple(one.recovery_set.name for one in backups if one not in dated),
         incomplete=tuple("; ".join(one.shortcomings) for one in newer),
         last_drill=_last_drill(entries),
+        last_pass_at=_last_pass_at(entries),
         rto_s=next((float(e["rto_s"]) for e in reversed(entries) if _number(e.get("rto_s"))), 0.0),
         tries=known,
     )
@@ -124,5 +129,22 @@ def _last_drill(entries: list[dict[str, Any]]) -> Drill | None:
             continue
         with contextlib.suppress(ValueError):
             at = parse_time(str(entry.get("at", "")))
-            return Drill(str(entry.get("verdict", "")), at, str(entry.get("set_name", "")))
+            name, verdict = str(entry.get("set_name", "")), str(entry.get("verdict", ""))
+            return Drill(verdict, at, name, _broken(entry))
     return None
+
+
+def _last_pass_at(entries: list[dict[str, Any]]) -> datetime | None:
+    passed = (entry for entry in entries if entry.get("verdict") == "pass")
+    drill = _last_drill(list(passed))
+    return drill.at if drill else None
+
+
+def _broken(entry: dict[str, Any]) -> str:
+    checks = entry.get("checks")
+    failed = [
+        f"{check.get('kind')} {check.get('name')}: {check.get('reason')}"
+        for check in (checks if isinstance(checks, list) else [])
+        if isinstance(check, dict) and check.get("status") in ("failed", "error")
+    ]
+    return "; ".join(failed)[:_LONGEST]

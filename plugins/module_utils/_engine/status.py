@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from . import clock
+from .alarms import Told
 from .config import Section
 from .containers import Containers
 from .errors import FiredrillError
@@ -62,6 +63,7 @@ def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str
     problems += target_problems(offsite, whole, now)
     problems += _of_the_application(section)
     proof = last_proof(section.directory, section.database)
+    problems += filter(None, [undelivered(Told.read(section.directory, section.database))])
     next_drill = schedule.next_drill(now) if schedule else None
     return {
         "host": platform.node(),
@@ -75,6 +77,8 @@ def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str
             "created_at": iso(newest.recovery_set.created),
             "age_s": round((now - newest.recovery_set.created).total_seconds()),
             "bytes": newest.bytes,
+            "took_s": round(sum(newest.recovery_set.require_manifest().durations_s.values()), 1)
+            or None,
         }
         if newest
         else None,
@@ -88,6 +92,7 @@ def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str
         }
         if drill
         else None,
+        "last_pass_at": iso(state.last_pass_at) if state.last_pass_at else None,
         "rto_s": state.rto_s or None,
         "offsite": offsite,
         "key_proved_at": proof.at if proof else None,
@@ -123,7 +128,8 @@ def _of_drills(state: State, schedule: Schedule | None, now: datetime) -> list[s
     if drill and drill.verdict not in ("pass", "partial"):
         words = {"backup_bad": "found the backup bad", "environment": "could not be held here"}
         said = words.get(drill.verdict, f"ended as {drill.verdict}")
-        return [f"the drill of {iso(drill.at)} {said} (set {drill.set_name or 'unknown'})"]
+        broken = f": {drill.broken}" if drill.broken else ""
+        return [f"the drill of {iso(drill.at)} {said} (set {drill.set_name or 'unknown'}){broken}"]
     if attempt and attempt.failed and (drill is None or iso(drill.at) < attempt.at):
         return [f"the drill of {attempt.at} failed: {attempt.msg}"]
     if drill is None:
@@ -147,6 +153,11 @@ def _of_room(state: State, free: int) -> list[str]:
         size = human_bytes(state.newest.bytes)
         return [f"little room: {human_bytes(free)} free, the newest set has {size}"]
     return []
+
+
+def undelivered(told: Told) -> str:
+    """In words: a message to people that could not be delivered; else ""."""
+    return f"a message could not be delivered {told.lost}" if told.lost else ""
 
 
 def _of_the_application(section: Section) -> list[str]:

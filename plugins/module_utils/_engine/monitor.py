@@ -1,0 +1,182 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is told about the runs of one command: pings, messages to people, and figures for Prometheus.
+
+Nothing here may harm a backup: what cannot be delivered is said as a warning, kept, and tried again at the next run.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from . import metrics
+from .alarms import Alarms, Told, key_of, notice_of
+from .config import Section
+from .errors import ConfigError, FiredrillError
+from .model import Report, iso, utc_now
+from .notices import notify
+from .outcomes import OK, Outcome
+from .pings import FAIL, LOG, START, SUCCESS, ping
+from .schedule import Schedule
+from .status import status_rows, undelivered
+
+_PINGED = ("backup", "drill")
+
+
+class Monitor:
+    """Told of each run as it begins and ends; at the end it tells others."""
+
+    def __init__(
+        self, alarms: Alarms, sections: Sequence[Section], schedule: Schedule | None
+    ) -> None:
+        self._alarms = alarms
+        self._sections = {section.name: section for section in sections}
+        self._schedule = schedule
+        self._ends: dict[tuple[str, str], tuple[str, str]] = {}
+        self._warnings: list[str] = []
+
+    def begin(self, action: str, name: str) -> None:
+        """A run begins."""
+        section = self._sections.get(name)
+        if section and action in _PINGED:
+            self._ping(section, action, START, "")
+
+    def ended(self, action: str, name: str, outcome: Outcome) -> None:
+        """A run has ended."""
+        if action in (*_PINGED, "copy"):
+            self._ends[name, action] = _verdict(outcome)
+
+    def close(self) -> list[str]:
+        """Tells what there is to tell; returns what could not be delivered, as warnings."""
+        now = utc_now()
+        rows = status_rows(self._sections.values(), self._schedule, now)
+        for row in rows:
+            self._tell(self._sections[row["name"]], row["problems"], now)
+        if self._alarms.metrics_dir:
+            try:
+                metrics.write(self._alarms.metrics_dir, rows)
+            except OSError as error:
+                self._warnings.append(
+                    f"The figures for Prometheus could not be written to {self._alarms.metrics_dir}: {error.strerror}"
+                )
+        return list(dict.fromkeys(self._warnings))
+
+    def _tell(self, section: Section, problems: Iterable[str], now: datetime) -> None:
+        before = Told.read(section.directory, section.database)
+        ends, owed = self._earned(section, before)
+        pending = {**before.pings, **ends}
+        pings = {job: one for job, one in pending.items() if not self._ping(section, job, *one)}
+        told, why = self._notify(section, before, problems)
+        lost = "" if not why else before.lost or f"since {iso(now)}: {why}"
+        after = Told(told, pings, owed, lost)
+        if after == before:
+            return
+        try:
+            after.write(section.directory, section.database)
+        except OSError as error:
+            self._warnings.append(
+                f"{section.name}: what was told could not be noted in {section.directory}: {error.strerror}; "
+                "it is told again at the next run"
+            )
+
+    def _earned(self, section: Section, before: Told) -> tuple[dict[str, tuple[str, str]], str]:
+        """The pings that the runs have earned, by job, and the success that waits for copies of its set."""
+        ends = {job: end for (name, job), end in self._ends.items() if name == section.name}
+        made, copied = ends.get("backup"), ends.pop("copy", None)
+        owed = before.owed if made is None else made[1] if made[0] == SUCCESS else ""
+        if not section.offsite.targets or not owed:
+            return ends, ""
+        if copied is None:
+            if made:
+                ends["backup"] = (LOG, f"{owed}\nIts copies are still to be made.")
+            return ends, owed
+        if copied[0] == SUCCESS:
+            ends["backup"] = (SUCCESS, f"{owed}\n{copied[1]}")
+            return ends, ""
+        ends["backup"] = (FAIL, f"{owed}\n{copied[1]}")
+        return ends, owed
+
+    def _ping(self, section: Section, job: str, kind: str, body: str) -> bool:
+        """Whether it has arrived, or nobody wants it."""
+        try:
+            url = section.ping_url(job)
+            if url:
+                ping(url, kind, body)
+            return True
+        except FiredrillError as error:
+            self._warnings.append(f"{section.name}, ping of the {job}: {error}")
+            return False
+
+    def _notify(
+        self, section: Section, before: Told, problems: Iterable[str]
+    ) -> tuple[tuple[str, ...], str]:
+        """The keys of what people know now, and why they could not be told more."""
+        if not self._alarms.people:
+            return (), ""
+        wrong = [problem for problem in problems if problem != undelivered(before)]
+        notice = notice_of(before.problems, wrong, name=section.name, host=platform.node())
+        if notice is None:
+            return before.problems, ""
+        try:
+            notify(
+                self._alarms.apprise_urls, self._alarms.apprise_config, notice.title, notice.body
+            )
+        except FiredrillError as error:
+            self._warnings.append(f"{section.name}: {error}")
+            return before.problems, error.what
+        return tuple(map(key_of, wrong)), ""
+
+
+def try_alarms(alarms: Alarms, section: Section) -> Report:
+    """Sends a message and pings that change nothing at the far side, so that a person sees them arrive.
+
+    :raises FiredrillError: one could not be delivered, or nobody is to be told.
+    """
+    host = platform.node()
+    words = f"This is a test: {section.name} on {host} can tell you when something is wrong.\n"
+    sent = []
+    for job in _PINGED:
+        url = section.ping_url(job)
+        if url:
+            ping(url, LOG, words)
+            sent.append(f"the ping of the {job}")
+    if alarms.people:
+        notify(alarms.apprise_urls, alarms.apprise_config, f"firedrill: a test from {host}", words)
+        sent.append("the message")
+    if not sent:
+        raise ConfigError(
+            f"Nobody is told when something is wrong with {section.name}",
+            todo="Set `alarms` or `ping_url` in the settings",
+        )
+    return Report(
+        action="alarms",
+        changed=False,
+        msg=f"Delivered: {', '.join(sent)}. Has it arrived?",
+        database=section.database,
+    )
+
+
+def _verdict(outcome: Outcome) -> tuple[str, str]:
+    """The kind of the ping that a run has earned, and its text."""
+    report = outcome.report
+    if report is None:
+        return FAIL, outcome.error
+    if report.action == "backup" and _is_empty(report.details):
+        return FAIL, f"{report.msg}. It holds no row at all."
+    broken = [
+        f"{check['kind']} {check['name']}: {check.get('reason', '')}"
+        for check in report.details.get("checks", ())
+        if check["status"] != "ok"
+    ]
+    words = "\n".join([report.msg, *broken])
+    return (SUCCESS if outcome.status == OK else FAIL), words
+
+
+def _is_empty(details: dict[str, Any]) -> bool:
+    """Whether a dump has nothing in it, as one of the wrong database has."""
+    return details.get("evidence_level") != "none" and not any(details.get("rows", {}).values())

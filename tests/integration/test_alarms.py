@@ -1,0 +1,236 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Alarms of real runs: pings and messages go to a real HTTP server, the messages by the real apprise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from servers import IMAGES, ROOT, Postgres, await_that, docker
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+SECRET = "s3cret-part-of-an-address"
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """One version is enough: what is told does not depend on it."""
+    return IMAGES[-1]
+
+
+class Receiver:
+    """Keeps what is posted to it, and whether a command line showed the secret meanwhile."""
+
+    def __init__(self) -> None:
+        self.posts: list[tuple[str, str]] = []
+        self.seen_in_arguments = False
+        self.answer = 200
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+                receiver.seen_in_arguments |= in_arguments(SECRET)
+                receiver.posts.append((self.path, body))
+                self.send_response(receiver.answer)
+                self.end_headers()
+
+            def log_message(self, *unused: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def take(self) -> tuple[list[str], list[str]]:
+        """The kinds of pings and the texts of messages since the last time."""
+        posts, self.posts = self.posts, []
+        pings = [path.partition(SECRET)[2] for path, body in posts if path.startswith("/ping/")]
+        messages = [body for path, body in posts if path.startswith("/notice")]
+        return pings, messages
+
+
+def in_arguments(text: str) -> bool:
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if text.encode() in (process / "cmdline").read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    found = Receiver()
+    yield found
+    found.stop()
+    assert not found.seen_in_arguments
+
+
+@pytest.fixture
+def settings(tmp_path: Path, own_postgres: Postgres, sets: Path, receiver: Receiver) -> Path:
+    """Settings and schedule of a host with one database that tells the receiver."""
+    own_postgres.create("shop", "CREATE TABLE t AS SELECT generate_series(1, 3) AS x")
+    base = f"http://127.0.0.1:{receiver.port}/ping"
+    content = {
+        "backup_dir": str(sets),
+        "databases": {
+            "shop": {
+                "container": own_postgres.name,
+                "ping_url": f"{base}/b-{SECRET}",
+                "drill_ping_url": f"{base}/d-{SECRET}",
+            }
+        },
+        "alarms": {
+            "apprise_urls": [f"json://user:{SECRET}@127.0.0.1:{receiver.port}/notice"],
+            "metrics_dir": str(tmp_path),
+        },
+    }
+    path = tmp_path / "config.yml"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(content))
+    (tmp_path / "schedule.yml").write_text('backup: "00:00"\n')
+    return path
+
+
+def firedrill(settings: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [str(ROOT / "firedrill"), "--config", str(settings), *words],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    return done
+
+
+def up(server: Postgres) -> None:
+    docker("start", server.name)
+    await_that(
+        lambda: "accepting" in docker("exec", server.name, "pg_isready", check=False), "it is up"
+    )
+
+
+def test_people_hear_once_of_a_failure_once_of_each_change_and_once_of_the_end(
+    settings: Path, own_postgres: Postgres, receiver: Receiver, sets: Path
+) -> None:
+    docker("stop", "--time", "5", own_postgres.name)
+    assert firedrill(settings, "due").returncode != 0
+    pings, messages = receiver.take()
+    assert pings == ["/start", "/fail"]
+    (message,) = messages
+    assert "shop" in message
+    assert "failed" in message
+
+    # It rests for an hour; nothing new is to be said.
+    assert firedrill(settings, "due").returncode == 0
+    assert receiver.take() == ([], [])
+
+    up(own_postgres)
+    assert firedrill(settings, "backup").returncode == 0
+    pings, messages = receiver.take()
+    assert pings == ["/start", ""]
+    (message,) = messages
+    assert "no drill has been held" in message
+    assert "Over:" in message
+
+    assert firedrill(settings, "drill").returncode == 0
+    pings, messages = receiver.take()
+    assert pings == ["/start", ""]
+    (message,) = messages
+    assert "well again" in message
+
+    assert firedrill(settings, "due").returncode == 0
+    assert receiver.take() == ([], [])
+    figures = (settings.parent / "firedrill.prom").read_text()
+    assert 'firedrill_problems{name="shop",database="shop"} 0\n' in figures
+    assert 'firedrill_drill_verdict{name="shop",database="shop",verdict="pass"} 1\n' in figures
+    assert all(SECRET not in file.read_text(errors="replace") for file in sets.iterdir())
+    assert SECRET not in figures
+
+
+def test_what_could_not_be_delivered_is_said_here_and_delivered_later(
+    settings: Path, receiver: Receiver
+) -> None:
+    receiver.stop()
+    done = firedrill(settings, "backup")
+    assert done.returncode == 0, done.stderr
+    assert "ping of the backup: The ping did not arrive: Connection refused" in done.stderr
+    assert "The message was not delivered" in done.stderr
+    assert "a message could not be delivered since" in firedrill(settings, "status").stderr
+    receiver.start()
+    assert firedrill(settings, "due").returncode == 0
+    pings, messages = receiver.take()
+    # Of the success; that it began is no news any more.
+    assert pings == [""]
+    (message,) = messages
+    assert "no drill has been held" in message
+    assert "could not be delivered" not in message
+    assert "could not be delivered" not in firedrill(settings, "status").stderr
+    firedrill(settings, "due")
+    assert receiver.take() == ([], [])
+
+
+def test_an_answer_that_is_no_success_has_not_arrived(settings: Path, receiver: Receiver) -> None:
+    receiver.answer = 404
+    done = firedrill(settings, "alarms")
+    assert done.returncode != 0
+    assert "the answer was 404" in done.stderr
+    receiver.answer = 200
+    receiver.take()
+    assert firedrill(settings, "alarms").returncode == 0
+    pings, messages = receiver.take()
+    assert pings == ["/log", "/log"]
+    (message,) = messages
+    assert "This is a test" in message
+
+
+def test_a_dump_without_any_row_earns_no_ping_of_success(
+    settings: Path, own_postgres: Postgres, receiver: Receiver
+) -> None:
+    own_postgres.sql("TRUNCATE t", "shop")
+    assert firedrill(settings, "backup").returncode == 0
+    pings = [path.partition(SECRET)[2] for path, body in receiver.posts if "/ping/" in path]
+    assert pings == ["/start", "/fail"]
+    assert any("holds no row" in body for path, body in receiver.posts)
+
+
+def test_the_alarm_of_a_drill_says_which_promise_is_broken(
+    settings: Path, own_postgres: Postgres, receiver: Receiver
+) -> None:
+    content = json.loads(settings.read_text())
+    content["databases"]["shop"]["assertions"] = [
+        {"name": "there are ten", "sql": "SELECT count(*) = 10 FROM public.t"}
+    ]
+    settings.write_text(json.dumps(content))
+    assert firedrill(settings, "backup").returncode == 0
+    receiver.take()
+    assert firedrill(settings, "drill").returncode == 3
+    bodies = [body for path, body in receiver.posts if path.endswith("/fail")]
+    pings, messages = receiver.take()
+    assert pings == ["/start", "/fail"]
+    assert "there are ten" in bodies[0]
+    (message,) = messages
+    assert "there are ten" in message
+    assert "found the backup bad" in message

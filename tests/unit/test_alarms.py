@@ -1,0 +1,190 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Alarms: one message for each change, none in between, and figures that Prometheus can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import metrics
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.alarms import (
+    Told,
+    key_of,
+    notice_of,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import (
+    load_config,
+    parse_config,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import ConfigError
+
+PROBLEMS = st.lists(
+    st.sampled_from(["a is wrong", "b is wrong since 02:00", "c", "no backup for 27 h"]),
+    unique=True,
+)
+
+
+def told_after(told: tuple[str, ...], problems: list[str]) -> tuple[str, ...]:
+    """What people know after a run."""
+    if notice_of(told, problems, name="shop", host="pi4") is None:
+        return told
+    return tuple(key_of(problem) for problem in problems)
+
+
+@given(PROBLEMS)
+def test_what_was_said_once_is_not_said_again(problems: list[str]) -> None:
+    told = told_after((), problems)
+    assert notice_of(told, problems, name="shop", host="pi4") is None
+
+
+@given(st.lists(PROBLEMS, max_size=8))
+def test_there_is_a_message_exactly_when_something_changed(history: list[list[str]]) -> None:
+    told: tuple[str, ...] = ()
+    for problems in history:
+        notice = notice_of(told, problems, name="shop", host="pi4")
+        assert (notice is not None) == ({key_of(p) for p in problems} != set(told))
+        told = told_after(told, problems)
+
+
+def test_all_is_well_from_the_start_is_no_message() -> None:
+    assert notice_of((), [], name="shop", host="pi4") is None
+
+
+def test_a_problem_that_only_grows_older_is_the_same_one() -> None:
+    told = told_after((), ["no backup for 27 h 10 min"])
+    assert notice_of(told, ["no backup for 28 h 10 min"], name="shop", host="pi4") is None
+
+
+def test_a_new_problem_beside_an_old_one_is_told_first() -> None:
+    notice = notice_of((key_of("old 1"),), ["old 2", "new"], name="shop", host="pi4")
+    assert notice
+    assert (
+        notice.body.index("- new") < notice.body.index("As before:") < notice.body.index("- old 2")
+    )
+    assert notice.title == "firedrill: shop on pi4 has 2 problems"
+
+
+def test_the_end_of_the_last_problem_is_told() -> None:
+    notice = notice_of(("x",), [], name="shop", host="pi4")
+    assert notice
+    assert notice.title == "firedrill: shop on pi4 is well again"
+
+
+def test_what_was_told_survives_the_run_and_a_damaged_file_says_nothing(tmp_path: Path) -> None:
+    told = Told(("a",), {"backup": ("fail", "why")}, "made", "since then: why")
+    told.write(tmp_path, "odd name/$(x)")
+    assert Told.read(tmp_path, "odd name/$(x)") == told
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    for text in ("", "[1]", '{"problems": 3, "pings": [], "lost": null}', "\0"):
+        file.write_text(text)
+        assert Told.read(tmp_path, "odd name/$(x)") == Told()
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+ROW: dict[str, Any] = {
+    "name": 'odd "name" \\ with\nbreaks',
+    "database": "shop",
+    "checked_at": "2026-02-19T12:00:00Z",
+    "newest_set": {"created_at": "2026-02-19T02:00:00Z", "bytes": 123, "took_s": 4.5},
+    "last_drill": {"verdict": "backup_bad", "at": "2026-02-18T03:30:00Z"},
+    "last_pass_at": "2026-01-18T03:30:00Z",
+    "rto_s": None,
+    "sets": 7,
+    "sets_bytes": 1000,
+    "free_bytes": 5,
+    "problems": ["one"],
+}
+
+
+def samples(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
+    families = text_string_to_metric_families(metrics.render(rows))
+    return {
+        (sample.name, sample.labels.get("verdict", sample.labels["name"])): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_the_figures_are_read_by_prometheus_parser_whatever_the_names_are() -> None:
+    found = samples([ROW])
+    name = ROW["name"]
+    assert found["firedrill_last_success_timestamp_seconds", name] == 1771466400
+    assert found["firedrill_last_verified_restore_timestamp_seconds", name] == 1768707000
+    assert found["firedrill_dump_duration_seconds", name] == 4.5
+    assert found["firedrill_problems", name] == 1
+    assert found["firedrill_drill_verdict", "backup_bad"] == 1
+    assert found["firedrill_drill_verdict", "pass"] == 0
+    assert ("firedrill_restore_duration_seconds", name) not in found
+
+
+def test_a_database_without_a_set_has_no_success() -> None:
+    bare = {"name": "x", "newest_set": None, "last_drill": None, "problems": ["no set"]}
+    assert samples([bare]) == {("firedrill_problems", "x"): 1}
+
+
+def test_the_file_of_figures_is_replaced_whole_and_anybody_may_read_it(tmp_path: Path) -> None:
+    metrics.write(tmp_path, [ROW])
+    metrics.write(tmp_path, [{**ROW, "sets": 8}])
+    (file,) = tmp_path.iterdir()
+    assert file.name == "firedrill.prom"
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert "\nfiredrill_sets{" in file.read_text()
+
+
+# -- settings --------------------------------------------------------------------------------------
+
+
+def settings(**more: Any) -> dict[str, Any]:
+    return {
+        "backup_dir": "/b",
+        "databases": {"shop": {"container": "c", **more.pop("shop", {})}},
+        **more,
+    }
+
+
+def test_a_url_of_pings_is_taken_for_each_job() -> None:
+    config = parse_config(
+        settings(shop={"ping_url": "https://hc.example/a"}), Path("/etc/firedrill/config.yml")
+    )
+    section = config.sections["shop"]
+    assert section.ping_url("backup") == "https://hc.example/a"
+    assert section.ping_url("drill") == ""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"shop": {"ping_url": "hc.example/secret"}},
+        {"shop": {"ping_url": "https://a/secret", "ping_url_file": "/x"}},
+        {"alarms": {"apprise_urls": ["secret"]}},
+        {"alarms": {"ping_url": "https://a/secret"}},
+    ],
+)
+def test_wrong_settings_of_alarms_are_refused_without_repeating_a_secret(
+    wrong: dict[str, Any],
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(settings(**wrong), Path("/c.yml"))
+    assert "secret" not in str(caught.value)
+
+
+def test_settings_with_an_address_are_for_root_alone(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(
+        "backup_dir: /b\ndatabases: {shop: {container: c}}\nalarms: {apprise_urls: ['ntfy://t']}\n"
+    )
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="others can read it"):
+        load_config(path)
+    path.chmod(0o600)
+    assert load_config(path).alarms.people
