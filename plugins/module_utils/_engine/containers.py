@@ -2,20 +2,17 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Containers: find them, start and stop them, and run our own beside them. The only file that imports docker."""
+"""Containers: find them, start and stop them, make a throwaway server and remove what is ours."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import socket
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from .errors import FiredrillError, HostError, TargetError
 from .run import Run, owner_lives
@@ -25,7 +22,6 @@ try:
     import requests.exceptions
     from docker.errors import APIError, DockerException, ImageNotFound, NotFound
     from docker.types import LogConfig, Mount
-    from docker.utils.socket import frames_iter
 
     HAS_DOCKER = True
 except ImportError:
@@ -37,9 +33,6 @@ _RUN = f"{LABEL}.run"
 _PROJECT = "com.docker.compose.project"
 _SERVICE = "com.docker.compose.service"
 _ONEOFF = "com.docker.compose.oneoff"
-_STDERR = 2
-_CHUNK_BYTES = 256 * 1024
-_KEEP_STDERR_BYTES = 64 * 1024
 _STOP_GRACE_S = 30
 #: A container has 1024 of them unless told otherwise.
 _FEW_SHARES = 128
@@ -47,7 +40,7 @@ _DATA_DIRECTORY = "/var/lib/postgresql/data"
 
 
 @contextlib.contextmanager
-def _asking(what: str) -> Iterator[None]:
+def asking(what: str) -> Iterator[None]:
     """Turns the library's errors into words."""
     try:
         yield
@@ -64,7 +57,7 @@ def _asking(what: str) -> Iterator[None]:
         raise HostError(f"{what}: the Docker engine no longer answers ({error})") from error
 
 
-def _cpu_shares() -> int | None:
+def cpu_shares() -> int | None:
     """The processor shares of our own containers: few when we are niced, which containers do not inherit."""
     return _FEW_SHARES if os.getpriority(os.PRIO_PROCESS, 0) > 0 else None
 
@@ -85,119 +78,6 @@ class Container:
     project: str = ""
     service: str = ""
     address: str = ""
-
-
-@dataclass
-class Finished:
-    """How a program in a sidecar ended."""
-
-    status: int
-    stderr: str
-    out_of_memory: bool = False
-
-
-class Readable(Protocol):
-    """What a program may be fed from."""
-
-    def read(self, size: int) -> bytes: ...
-
-    def close(self) -> None: ...
-
-
-class Sidecar:
-    """A program of an image in a container of our own, attached before it starts; it closes what it is fed from.
-
-    Iterating gives its standard output in chunks; `finish()` then gives its exit status, which alone
-    tells whether the output is complete: a killed container ends the stream cleanly.
-    """
-
-    def __init__(self, api: Any, ident: str, program: str, stdin: Readable | bytes | None) -> None:
-        self._api = api
-        self._id = ident
-        self._program = program
-        self._stderr = bytearray()
-        self._unreadable: OSError | None = None
-        wanted = {"stdout": 1, "stderr": 1, "stream": 1, "stdin": int(stdin is not None)}
-        with _asking(f"Starting {program}"):
-            self._socket = api.attach_socket(ident, params=wanted)
-            raw = self._raw = getattr(self._socket, "_sock", self._socket)
-            raw.settimeout(None)
-            api.start(ident)
-        self._feeder: threading.Thread | None = None
-        if stdin is not None:
-            file = io.BytesIO(stdin) if isinstance(stdin, bytes) else stdin
-            self._feeder = threading.Thread(target=self._feed, args=(file, raw), daemon=True)
-            self._feeder.start()
-
-    def _feed(self, file: Readable, raw: Any) -> None:
-        try:
-            while True:
-                try:
-                    chunk = file.read(_CHUNK_BYTES)
-                except OSError as error:
-                    self._unreadable = error
-                    chunk = b""
-                try:
-                    if not chunk:
-                        raw.shutdown(socket.SHUT_WR)
-                        return
-                    raw.sendall(chunk)
-                except OSError:
-                    # A reader that has seen enough, as `pg_restore --list` has, closes early.
-                    return
-        finally:
-            file.close()
-
-    def __iter__(self) -> Iterator[bytes]:
-        frames = frames_iter(self._socket, tty=False)
-        while True:
-            # What the caller does with a chunk is none of this block's business.
-            with _asking(f"Reading from {self._program}"):
-                stream, chunk = next(frames, (0, b""))
-            if not stream:
-                return
-            if stream == _STDERR:
-                self._stderr += chunk
-                del self._stderr[:-_KEEP_STDERR_BYTES]
-            else:
-                yield chunk
-
-    def finish(self) -> Finished:
-        """Waits for the end; what is left of the output is dropped.
-
-        :raises HostError: its input could not be read.
-        """
-        for unused_chunk in self:
-            pass
-        with _asking(f"Waiting for {self._program}"):
-            ended = self._api.wait(self._id, timeout=None)
-            state = self._api.inspect_container(self._id)["State"]
-        if self._feeder:
-            # What was not read by now never will be.
-            with contextlib.suppress(OSError):
-                self._raw.shutdown(socket.SHUT_RDWR)
-            self._feeder.join()
-        if self._unreadable:
-            raise HostError(
-                f"The file that {self._program} was reading cannot be read: {self._unreadable.strerror}",
-                todo="Is the disk failing? See `dmesg`",
-            )
-        return Finished(
-            int(ended["StatusCode"]),
-            self._stderr.decode(errors="replace").strip(),
-            bool(state.get("OOMKilled")),
-        )
-
-    def close(self) -> None:
-        # The library keeps references, so that close() alone leaves the connection open; the engine would then
-        # wait for somebody to read the output before it removes the container: for ever.
-        with contextlib.suppress(OSError):
-            self._raw.shutdown(socket.SHUT_RDWR)
-        # The response first: on Python 3.13 it complains on standard error when its socket is closed below it.
-        for one in (getattr(self._socket, "_response", None), self._socket):
-            if one is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    one.close()
 
 
 class Containers:
@@ -222,7 +102,7 @@ class Containers:
         path = address[len("unix://") :]
         try:
             self._client = docker.DockerClient(base_url=address, version="auto", timeout=120)
-            self._api = self._client.api
+            self.api = self._client.api
         except DockerException as error:
             raise self._unreachable(path, error) from error
 
@@ -266,8 +146,8 @@ class Containers:
         return self._running(info)
 
     def _by_name(self, name: str) -> dict[str, Any]:
-        with _asking(f"Looking for container {name}"):
-            every = self._api.containers(all=True)
+        with asking(f"Looking for container {name}"):
+            every = self.api.containers(all=True)
         exact = [entry for entry in every if f"/{name}" in (entry["Names"] or [])]
         # An id may be shortened, as everywhere in Docker.
         found = exact or [
@@ -296,13 +176,13 @@ class Containers:
         return self._inspect(found[0]["Id"])
 
     def _inspect(self, ident: str) -> dict[str, Any]:
-        with _asking(f"Looking at container {ident[:12]}"):
-            info: dict[str, Any] = self._api.inspect_container(ident)
+        with asking(f"Looking at container {ident[:12]}"):
+            info: dict[str, Any] = self.api.inspect_container(ident)
         return info
 
     def _by_labels(self, project: str, service: str) -> list[dict[str, Any]]:
-        with _asking(f"Looking for {project}/{service}"):
-            entries = self._api.containers(
+        with asking(f"Looking for {project}/{service}"):
+            entries = self.api.containers(
                 all=True, filters={"label": [f"{_PROJECT}={project}", f"{_SERVICE}={service}"]}
             )
         # What `docker compose run` left is no instance of the service.
@@ -336,7 +216,7 @@ class Containers:
         networks = (info.get("NetworkSettings") or {}).get("Networks") or {}
         addresses = [network.get("IPAddress") for network in networks.values()]
         try:
-            digests = self._api.inspect_image(info["Image"]).get("RepoDigests") or [""]
+            digests = self.api.inspect_image(info["Image"]).get("RepoDigests") or [""]
         except (ImageNotFound, NotFound):
             digests = [""]
         return Container(
@@ -387,12 +267,12 @@ class Containers:
         return str(self._inspect(ident)["Name"]).lstrip("/")
 
     def stop(self, ident: str) -> None:
-        with _asking(f"Stopping container {ident[:12]}"):
-            self._api.stop(ident, timeout=_STOP_GRACE_S)
+        with asking(f"Stopping container {ident[:12]}"):
+            self.api.stop(ident, timeout=_STOP_GRACE_S)
 
     def start(self, ident: str) -> None:
-        with _asking(f"Starting container {ident[:12]}"):
-            self._api.start(ident)
+        with asking(f"Starting container {ident[:12]}"):
+            self.api.start(ident)
 
     def health(self, ident: str) -> str:
         """`healthy`, `unhealthy`, `starting`; without a health check `running` or the status."""
@@ -404,70 +284,16 @@ class Containers:
     def logs(self, ident: str, lines: int = 20) -> str:
         """The last lines of a container's log; empty when there is none to be had."""
         try:
-            return str(self._api.logs(ident, tail=lines).decode(errors="replace")).strip()
+            return str(self.api.logs(ident, tail=lines).decode(errors="replace")).strip()
         except (DockerException, requests.exceptions.RequestException):
             return ""
 
     # -- containers of our own ---------------------------------------------------------------------
 
     @staticmethod
-    def _labels(run: Run, kind: str) -> dict[str, str]:
+    def labels(run: Run, kind: str) -> dict[str, str]:
+        """What marks a container or volume as ours: its kind, the run that made it and that run's process."""
         return {f"{LABEL}.kind": kind, _RUN: run.id, _OWNER: run.mark}
-
-    @contextlib.contextmanager
-    def sidecar(
-        self,
-        run: Run,
-        image_id: str,
-        command: Sequence[str],
-        *,
-        environment: dict[str, str] | None = None,
-        mounts: dict[Path, str] | None = None,
-        stdin: Readable | bytes | None = None,
-    ) -> Iterator[Sidecar]:
-        """Runs a program of an image with no network, no capability and a read-only root.
-
-        :param mounts: host path -> path inside, always read-only (a socket in it still works).
-        :param stdin: what the program reads, and closes; None leaves it without a standard input.
-        """
-        with _asking(f"Preparing {command[0]}"):
-            image = self._api.inspect_image(image_id)
-            # A tmpfs there keeps the engine from making an anonymous volume for each sidecar.
-            volumes = dict.fromkeys(image["Config"].get("Volumes") or {}, "")
-            host = self._api.create_host_config(
-                network_mode="none",
-                cpu_shares=_cpu_shares(),
-                cap_drop=["ALL"],
-                read_only=True,
-                security_opt=["no-new-privileges"],
-                log_config=LogConfig(type="none"),
-                userns_mode="host",
-                tmpfs=volumes,
-                mounts=[
-                    Mount(target=inside, source=str(source), type="bind", read_only=True)
-                    for source, inside in (mounts or {}).items()
-                ],
-            )
-            ident = self._api.create_container(
-                image_id,
-                entrypoint=[command[0]],
-                command=list(command[1:]),
-                user="0:0",
-                working_dir="/",
-                environment={"LC_ALL": "C.UTF-8", **(environment or {})},
-                labels=self._labels(run, "sidecar"),
-                stdin_open=stdin is not None,
-                host_config=host,
-                healthcheck={"test": ["NONE"]},
-            )["Id"]
-        sidecar = None
-        try:
-            sidecar = Sidecar(self._api, ident, command[0], stdin)
-            yield sidecar
-        finally:
-            if sidecar:
-                sidecar.close()
-            self._remove(ident)
 
     @contextlib.contextmanager
     def throwaway(
@@ -482,20 +308,20 @@ class Containers:
     ) -> Iterator[Container]:
         """A server of the same image with no network and a volume of its own; both are gone afterwards."""
         name = f"firedrill-drill-{run.id}"
-        labels = self._labels(run, "drill")
+        labels = self.labels(run, "drill")
         ident = ""
         try:
-            with _asking("Preparing the throwaway server"):
-                config = self._api.inspect_image(image_id)["Config"]
+            with asking("Preparing the throwaway server"):
+                config = self.api.inspect_image(image_id)["Config"]
                 volumes = list(config.get("Volumes") or {})
                 data = next((e[7:] for e in config.get("Env") or [] if e.startswith("PGDATA=")), "")
                 data = next(
                     (path for path in volumes if data.startswith(path)), data or _DATA_DIRECTORY
                 )
-                self._api.create_volume(name, labels=labels)
-                host = self._api.create_host_config(
+                self.api.create_volume(name, labels=labels)
+                host = self.api.create_host_config(
                     network_mode="none",
-                    cpu_shares=_cpu_shares(),
+                    cpu_shares=cpu_shares(),
                     shm_size=shm_bytes or None,
                     # What the image's entrypoint needs to prepare the data directory and to leave root.
                     cap_drop=["ALL"],
@@ -507,7 +333,7 @@ class Containers:
                     tmpfs={path: "" for path in [*masked, *volumes] if path != data},
                     mounts=[Mount(target=data, source=name, type="volume")],
                 )
-                ident = self._api.create_container(
+                ident = self.api.create_container(
                     image_id,
                     name=name,
                     command=list(command),
@@ -515,19 +341,23 @@ class Containers:
                     labels=labels,
                     host_config=host,
                 )["Id"]
-            with _asking("Starting the throwaway server"):
-                self._api.start(ident)
+            with asking("Starting the throwaway server"):
+                self.api.start(ident)
                 info = self._inspect(ident)
             yield self._container(info, int(info["State"]["Pid"]))
         finally:
             if ident:
-                self._remove(ident)
+                self.remove(ident)
             with contextlib.suppress(NotFound):
-                self._api.remove_volume(name, force=True)
+                self.api.remove_volume(name, force=True)
 
-    def _remove(self, ident: str) -> None:
+    def remove(self, ident: str) -> None:
+        """Removes a container of our own with its anonymous volumes; one that is gone already is fine.
+
+        :raises HostError: it could not be removed.
+        """
         try:
-            self._api.remove_container(ident, force=True, v=True)
+            self.api.remove_container(ident, force=True, v=True)
         except NotFound:
             pass
         except (DockerException, requests.exceptions.RequestException) as error:
@@ -544,17 +374,17 @@ class Containers:
         What cannot be removed now, for instance because another run is just removing it, is left to the next run.
         """
         removed = []
-        with _asking("Looking for leftovers"):
-            entries = self._api.containers(all=True, filters={"label": [_OWNER]})
-            volumes = self._api.volumes(filters={"label": [_OWNER]}).get("Volumes") or []
+        with asking("Looking for leftovers"):
+            entries = self.api.containers(all=True, filters={"label": [_OWNER]})
+            volumes = self.api.volumes(filters={"label": [_OWNER]}).get("Volumes") or []
         for entry in entries:
             if not owner_lives(entry["Labels"][_OWNER]):
                 with contextlib.suppress(FiredrillError):
-                    self._remove(entry["Id"])
+                    self.remove(entry["Id"])
                     removed.append(entry["Names"][0].lstrip("/"))
         for volume in volumes:
             if not owner_lives(volume["Labels"][_OWNER]):
-                with contextlib.suppress(FiredrillError), _asking("Removing a leftover volume"):
-                    self._api.remove_volume(volume["Name"], force=True)
+                with contextlib.suppress(FiredrillError), asking("Removing a leftover volume"):
+                    self.api.remove_volume(volume["Name"], force=True)
                     removed.append(f"volume {volume['Name']}")
         return removed

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .containers import Containers, Finished, Readable, Sidecar
+from .containers import Containers
 from .errors import HostError, SetError, TargetError, ToolError
 from .model import Compression
 from .relay import Relay
 from .run import Run
 from .server import Server
+from .sidecar import Finished, Readable, Sidecar, run_beside
 
 _RELAY_INSIDE = "/run/firedrill"
 _ARCHIVE_INSIDE = "/firedrill.dump"
@@ -117,7 +118,8 @@ class Programs:
             _write_passfile(directory / _PASSFILE, password)
         with (
             Relay(self._server.endpoint, directory) as relay,
-            self._containers.sidecar(
+            run_beside(
+                self._containers,
                 self._run,
                 self._image,
                 [command[0], asking, *command[1:]],
@@ -218,7 +220,7 @@ class Programs:
 
     def reading(self, command: Sequence[str], archive: Readable) -> AbstractContextManager[Sidecar]:
         """One of the commands below on an archive that streams; check_archive() judges how it ended."""
-        return self._containers.sidecar(self._run, self._image, command, stdin=archive)
+        return run_beside(self._containers, self._run, self._image, command, stdin=archive)
 
     def read_whole(self, archive: IO[bytes]) -> None:
         """Reads every block of an archive; `--list` alone is content with its first tenth.
@@ -242,8 +244,8 @@ class Programs:
 
     def version(self) -> str:
         """The version of pg_restore in the image, e.g. `17.12`."""
-        with self._containers.sidecar(
-            self._run, self._image, ["pg_restore", "--version"]
+        with run_beside(
+            self._containers, self._run, self._image, ["pg_restore", "--version"]
         ) as sidecar:
             text = b"".join(sidecar).decode(errors="replace")
             ended = sidecar.finish()

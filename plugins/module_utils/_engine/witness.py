@@ -13,10 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from .containers import Finished, Sidecar
 from .errors import FiredrillError, ToolError
 from .programs import LIST, WHOLE, Contents, Programs, parse_contents
 from .sealed import archive_of
+from .sidecar import Finished, Sidecar
 from .vault import RecoverySet
 
 
