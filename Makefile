@@ -97,6 +97,8 @@ ansible-lint: dev
 
 docs-lint: dev
 	antsibull-docs lint-collection-docs --plugin-docs .
+	tools/promtool.sh check rules monitoring/alerts.yml
+	tools/promtool.sh test rules monitoring/alerts_test.yml
 
 package: dev
 	tools/collection.sh check
