@@ -14,6 +14,8 @@ options:
     description:
       - The private key that opens an encrypted set, as text. It is sent to the host over the connection, is given to the programs
         through a pipe, and lies in no file of a disk.
+      - Let the connection pipeline (C(ansible_pipelining=true)), as the roles do. Without that Ansible itself writes the options of a
+        module to a temporary file on the host.
       - An identity of age (C(AGE-SECRET-KEY-...)), a private key of SSH, or an armored one of gpg; in each case without a passphrase.
     type: str
   identity_file:

@@ -514,6 +514,15 @@ def test_a_role_uses_each_variable_that_it_documents(role: str) -> None:
         assert found - (given - set(spec["options"])) == set(spec["options"])
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_a_task_that_gets_a_private_key_writes_it_to_no_file_of_the_host(role: str) -> None:
+    for path in (ROOT / "roles" / role / "tasks").iterdir():
+        for task in _yaml(path):
+            modules = [value for value in task.values() if isinstance(value, dict)]
+            if any("identity" in options for options in modules):
+                assert task["vars"]["ansible_pipelining"] is True, task["name"]
+
+
 @pytest.mark.parametrize(
     ("role", "module", "apart"),
     [
