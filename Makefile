@@ -21,11 +21,12 @@ export PYTHONDONTWRITEBYTECODE := 1
 # The engine reads /proc/<pid>/root of the database's container: that takes root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 
-STAGES := lint types unit sanity ansible-lint docs-lint package integration molecule demo-test
+STAGES := lint types unit sanity ansible-lint docs-lint package integration molecule pi demo-test
 
 .PHONY: help
 help:
 	@echo "make demo         set up, start a small stack, back up, lose data, restore, drill"
+	@echo "make demo-fire    the whole loop on hosts of its own: encrypted copies, the host destroyed, recovered"
 	@echo "make demo-clean   remove what the demo made"
 	@echo "make test         set up and run every test"
 	@echo "make molecule-all try each role of a host on a host of its own; what make test leaves out"
@@ -56,9 +57,13 @@ images: engine
 
 # -- to see it work
 
-.PHONY: demo demo-clean bench
+.PHONY: demo demo-fire demo-clean bench
 demo: engine
 	@$(ROOT) demo/demo.sh
+
+demo-fire: dev engine
+	@FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 $(ROOT) tools/test-images.sh
+	@$(ROOT) demo/fire.sh
 
 demo-clean: engine
 	@$(ROOT) demo/demo.sh clean
@@ -103,7 +108,7 @@ docs-lint: dev
 package: dev
 	tools/collection.sh check
 
-.PHONY: integration integration-quick molecule demo-test
+.PHONY: integration integration-quick molecule pi demo-test
 integration: dev engine
 	$(ROOT) tools/test-images.sh
 	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile --durations 10 -ra tests/integration
@@ -116,11 +121,17 @@ molecule: dev engine
 	FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 $(ROOT) tools/test-images.sh
 	$(ROOT) $(BIN)/molecule test
 
+# Two hosts from blank to recovered; some of it waits for the clock.
+pi: dev engine
+	$(ROOT) tools/test-images.sh
+	$(ROOT) $(BIN)/molecule test -s pi
+
 # One after the other: each has a host with an engine of its own.
 .PHONY: molecule-all
 molecule-all: dev engine
 	$(ROOT) tools/test-images.sh
 	for scenario in docker_host engine schedule app_stack; do $(ROOT) $(BIN)/molecule test -s "$$scenario"; done
+	$(ROOT) demo/fire.sh
 
 # From nothing and to nothing, whatever happens in between.
 demo-test: engine
