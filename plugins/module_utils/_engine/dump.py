@@ -28,6 +28,7 @@ from .errors import (
 )
 from .evidence import Collector, sequence_evidence, sequence_values, snapshot
 from .filenames import DUMP, GLOBALS, MANIFEST, SEALED
+from .guide import GUIDE, update_guide
 from .journal import Journal
 from .manifest import FileEntry, Manifest, Source
 from .model import (
@@ -123,6 +124,10 @@ def backup(request: BackupRequest, progress: Progress | None = None) -> Report:
         raise
     if not request.check:
         attempts.end("dump")
+        try:
+            update_guide(request.directory)
+        except OSError as error:
+            report.warnings.append(f"{GUIDE} could not be written: {error.strerror}")
     return report
 
 
