@@ -85,6 +85,7 @@ def mode(path: Path) -> int:
 def test_a_set_is_three_files_for_root_alone_in_a_directory_for_root_alone(made: Made) -> None:
     name = made.report.set_name
     assert sorted(path.name for path in made.directory.iterdir()) == [
+        "RECOVERY.md",
         f"{name}.dump",
         f"{name}.globals.sql",
         f"{name}.json",
@@ -178,7 +179,7 @@ def test_globals_hold_the_roles_with_their_password_hashes(made: Made) -> None:
 
 
 def test_without_globals_there_is_no_password_hash_in_the_set(lean: Made) -> None:
-    assert sorted(path.suffix for path in lean.directory.iterdir()) == [".dump", ".json"]
+    assert sorted(path.suffix for path in lean.directory.iterdir()) == [".dump", ".json", ".md"]
     assert lean.manifest.globals is None
     assert not [p for p in lean.directory.iterdir() if b"SCRAM-SHA-256" in p.read_bytes()]
 

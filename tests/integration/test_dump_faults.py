@@ -328,6 +328,7 @@ def test_sigkill_in_a_dump_leaves_nothing_running_and_the_next_run_clears_up(
     assert {path.name for path in sets.iterdir()} == {
         f"{report.set_name}.dump",
         f"{report.set_name}.json",
+        "RECOVERY.md",
     }
     load_set(Path(report.details["path"])).check_files()
     assert own_containers(process.pid) == []

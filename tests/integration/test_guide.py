@@ -10,11 +10,13 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from keys import MAKERS
 from servers import RICH, Postgres, docker, remove, start_postgres
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.access import open_access
@@ -157,6 +159,31 @@ def test_a_set_without_globals_gets_its_roles_without_passwords(
     postgres.backup(sets, database, globals=False)
     rescue.run(commands(sets / "RECOVERY.md"))
     rescue.assert_equal(manifest_of(sets))
+
+
+@pytest.mark.parametrize("kind", ["age", "gpg"])
+def test_an_encrypted_set_comes_back_with_the_private_key_and_its_own_program(
+    postgres: Postgres, sets: Path, tmp_path: Path, rescue: Rescue, owner: str, kind: str
+) -> None:
+    database = postgres.create(content=RICH)
+    postgres.sql(f'ALTER DATABASE {database} OWNER TO "{owner}"')
+    postgres.backup(tmp_path / "plain", database)
+    pair = MAKERS[kind]()
+    postgres.backup(sets, database, encryption=pair.encryption)
+    text = (sets / "RECOVERY.md").read_text()
+    assert [word for word in (owner, "jobs", "public.users", pair.secret) if word in text] == []
+    with tempfile.TemporaryDirectory() as home:
+        key = Path(home, "key.txt")
+        key.write_text(pair.secret)
+        if kind == "gpg":
+            words = ["gpg", "--homedir", home, "--batch", "--quiet", "--import", str(key)]
+            subprocess.run(words, check=True, capture_output=True)
+        rescue.run(commands(sets / "RECOVERY.md"), KEY=str(key), GNUPGHOME=home)
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+    rescue.assert_equal(manifest_of(tmp_path / "plain"))
+    assert rescue.server.sql(_PASSWORDS) == postgres.sql(_PASSWORDS)
+    written = {path.name for path in sets.iterdir() if b"SCRAM-SHA-256" in path.read_bytes()}
+    assert written == set()
 
 
 def test_a_server_whose_superuser_and_database_have_names_of_their_own(

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .durable import replace_file
-from .filenames import SEALED
+from .filenames import CIPHERS, DUMP, GLOBALS, SEALED
 from .manifest import Manifest
 from .model import human_bytes
 from .server import quote_identifier
@@ -160,7 +160,7 @@ class _Chapter:
                 "The private key has to be in your keyring: `gpg --import` the file that you kept."
             )
             lines.append('decrypt() { gpg --quiet --batch --decrypt "$1"; }')
-        sealed = f'decrypt "$SET{SEALED}.{self._method}"'
+        sealed = f"decrypt {self._file(SEALED)}"
         return [
             *self._step("Say which set, and check its files", *lines, *check, words=words),
             *self._step(
@@ -193,9 +193,9 @@ class _Chapter:
         words = "Only roles that are missing are created; those that are there stay as they are."
         if self._manifest.globals is None:
             return self._roles_without_globals(words)
-        reading = f"< {_file('.globals.sql')}"
+        reading = f"< {self._file(GLOBALS)}"
         if self._method:
-            reading = f"< <(decrypt {_file(f'.globals.sql.{self._method}')})"
+            reading = f"< <(decrypt {self._file(GLOBALS)})"
         return self._step(
             "Create the roles",
             f"EXISTING=$({_psql('SELECT quote_ident(rolname) FROM pg_roles')})",
@@ -234,9 +234,9 @@ class _Chapter:
         options += ["--no-owner", "--no-privileges"] if nobody else []
         command = f'docker exec --interactive --env "PGOPTIONS=$OPTIONS" "$CONTAINER" \\\n  pg_restore --username="$SUPERUSER" {" ".join(options)}'
         if self._method:
-            lines = [f"decrypt {_file(f'.dump.{self._method}')} |", f"  {command}"]
+            lines = [f"decrypt {self._file(DUMP)} |", f"  {command}"]
         else:
-            lines = [f"{command} < {_file('.dump')}"]
+            lines = [f"{command} < {self._file(DUMP)}"]
         return self._step(
             "Restore",
             *lines,
@@ -263,6 +263,9 @@ class _Chapter:
             words=words,
         )
 
+    def _file(self, kind: str) -> str:
+        return f'"$SET{kind}{CIPHERS.get(self._method, "")}"'
+
     def _step(self, title: str, *lines: str, words: str = "") -> list[str]:
         self._number += 1
         code = "\n".join(lines)
@@ -279,10 +282,6 @@ def _psql(sql: str = "") -> str:
     if sql:
         return f"docker exec {words} --tuples-only --no-align --command={shlex.quote(sql)}"
     return f"docker exec --interactive {words} --output=/dev/null"
-
-
-def _file(ending: str) -> str:
-    return f'"$SET{ending}"'
 
 
 def _shown(text: str) -> str:
