@@ -173,3 +173,13 @@ def test_a_removal_that_was_cut_off_is_ended_and_then_forgotten(place: Place) ->
     place.prune()
     assert ledger.copy_of(names[40], "disk") is None
     assert place.far() == {names[1]}
+
+
+def test_the_guide_to_a_recovery_lies_beside_the_copies_and_is_replaced(place: Place) -> None:
+    names = place.sets({2: 7})
+    assert f"SET={names[2]}" in (place.there / "RECOVERY.md").read_text()
+    newer = place.sets({1: 7})
+    assert f"SET={newer[1]}" in (place.there / "RECOVERY.md").read_text()
+    (place.there / "RECOVERY.md").unlink()
+    assert not copy_sets(CopyRequest(place.here, "shop", place.offsite())).changed
+    assert f"SET={newer[1]}" in (place.there / "RECOVERY.md").read_text()

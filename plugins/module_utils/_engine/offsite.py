@@ -13,6 +13,7 @@ from typing import Any
 
 from .errors import ConfigError, FiredrillError, OffsiteError, SetError
 from .filenames import MANIFEST
+from .guide import GUIDE, guide
 from .ledger import CONFIRMED, LOST, REMOVED, Copy, Ledger
 from .listing import list_sets
 from .manifest import FileEntry, Manifest
@@ -152,11 +153,27 @@ class _Copying:
                 # It failed twice: those that are left would hardly fare better.
                 break
         if not self._request.check:
+            if not outcome.errors:
+                self._guide(store, sets, outcome)
             if outcome.errors:
                 self._ledger.failed(target.name, outcome.errors[0], utc_now())
             else:
                 self._ledger.succeeded(target.name, utc_now())
         return outcome
+
+    def _guide(self, store: Store, sets: list[RecoverySet], outcome: _Outcome) -> None:
+        """Lays the commands for a recovery without this tool beside the sets, for the newest of them."""
+        manifests = [one.require_manifest() for one in sets]
+        newest = next((one for one in manifests if one.purpose == "backup"), None)
+        if newest is None:
+            return
+        path = self._run.private_directory("guide") / GUIDE
+        path.write_bytes(guide([newest]).encode("utf-8", "surrogateescape"))
+        try:
+            if outcome.uploaded or store.size(GUIDE) != path.stat().st_size:
+                store.put(path, GUIDE)
+        except FiredrillError as error:
+            outcome.errors.append(str(error))
 
     def _look_for_losses(
         self, store: Store, far: dict[str, FarSet], sets: list[RecoverySet], outcome: _Outcome
