@@ -172,9 +172,9 @@ def test_an_encrypted_set_comes_back_with_the_private_key_and_its_own_program(
     postgres.backup(sets, database, encryption=pair.encryption)
     text = (sets / "RECOVERY.md").read_text()
     assert [word for word in (owner, "jobs", "public.users", pair.secret) if word in text] == []
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory(prefix="fdk", dir="/tmp") as home:
         key = Path(home, "key.txt")
-        key.write_text(pair.secret)
+        key.write_text(pair.private)
         if kind == "gpg":
             words = ["gpg", "--homedir", home, "--batch", "--quiet", "--import", str(key)]
             subprocess.run(words, check=True, capture_output=True)
