@@ -43,7 +43,7 @@ class Ended:
 def run_program(
     command: Sequence[str],
     *,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str | None] | None = None,
     feed: bytes = b"",
     consume: Callable[[bytes], object] | None = None,
     timeout_s: float = 0,
@@ -53,12 +53,15 @@ def run_program(
     It leads a process group of its own, which is ended when this is interrupted; should this process be killed, the
     kernel ends the program (PR_SET_PDEATHSIG of prctl(2)).
 
-    :param environment: what is added to the environment, of this program only.
+    :param environment: what is added to the environment of this program only, or left out of it (None).
     :param feed: what it reads from its standard input.
     :param consume: takes its output piece by piece; without it the output is collected.
     :param timeout_s: seconds after which it is ended; 0 means never.
     :raises HostError: it is not installed, or cannot be started.
     """
+    changes = {"LC_ALL": "C.UTF-8", **(environment or {})}
+    inherited = {key: value for key, value in os.environ.items() if key not in changes}
+    wanted = {key: value for key, value in changes.items() if value is not None}
     given = os.memfd_create("feed")
     try:
         with open(given, "wb", closefd=False) as file:
@@ -69,7 +72,7 @@ def run_program(
             stdin=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
+            env={**inherited, **wanted},
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 -- nothing but one system call
         )

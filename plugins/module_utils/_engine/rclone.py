@@ -30,7 +30,8 @@ _OPTIONS = (
     *("--retries=2", "--low-level-retries=3", "--transfers=1", "--checkers=1"),
     *("--buffer-size=0", "--use-mmap", "--s3-upload-concurrency=1", "--s3-no-check-bucket"),
 )
-_LITTLE_MEMORY = {"GOGC": "30", "GOMEMLIMIT": "48MiB"}
+#: AWS_CA_BUNDLE ends rclone before it has asked anything; its own option `ca_cert` is for that.
+_ENVIRONMENT = {"GOGC": "30", "GOMEMLIMIT": "48MiB", "AWS_CA_BUNDLE": None}
 
 
 class RcloneStore(Store):
@@ -93,7 +94,7 @@ class RcloneStore(Store):
     ) -> Ended:
         return run_program(
             ["rclone", command, *self._options, *arguments],
-            environment=_LITTLE_MEMORY,
+            environment=_ENVIRONMENT,
             consume=consume,
         )
 

@@ -31,7 +31,9 @@ class RsyncStore(Store):
     def __init__(self, target: RsyncTarget, folder: str) -> None:
         super().__init__(target.name, f"{target.place}/{folder}")
         self._base = f"{target.user}@{target.host}:{target.path}"
-        ssh = ["ssh", "-F", "/dev/null", "-p", str(target.port), "-i", str(target.identity_file)]
+        # Were rsync killed, its ssh would wait for a far end that does not answer.
+        ssh = ["setpriv", "--pdeathsig", "KILL", "ssh", "-F", "/dev/null", "-p", str(target.port)]
+        ssh += ["-i", str(target.identity_file)]
         for option in (
             *("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes"),
             *(f'UserKnownHostsFile="{target.known_hosts_file}"', "GlobalKnownHostsFile=/dev/null"),
@@ -78,8 +80,6 @@ class RsyncStore(Store):
         )
 
     def proof(self, path: Path, entry: FileEntry) -> str:
-        if self.size(entry.name) != entry.bytes:
-            return ""
         options = ["--dry-run", "--checksum", "--checksum-choice=md5", "--itemize-changes"]
         ended = self._run(*options, str(path), f"{self.place}/")
         self._check(ended, f"{entry.name} could not be compared")
