@@ -83,7 +83,7 @@ class S3:
             method=method,
             headers={
                 "Content-Type": "text/plain",
-                "Authorization": f"AWS4-HMAC-SHA256 {credential}, SignedHeaders=host, Signature=0"
+                "Authorization": f"AWS4-HMAC-SHA256 {credential}, SignedHeaders=host, Signature=0",
             },
         )
         with urllib.request.urlopen(request, timeout=60) as answer:

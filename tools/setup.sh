@@ -54,6 +54,13 @@ missing_packages() {
     # The tests encrypt with the real programs.
     if [ "$mode" = dev ] && ! has age; then echo age; fi
     if [ "$mode" = dev ] && ! has gpg; then echo gnupg; fi
+    if [ "$mode" = dev ]; then
+        # Far ends of the tests for offsite copies, and what reaches them.
+        if ! has rclone; then echo rclone; fi
+        if ! has rsync; then echo rsync; fi
+        if ! has sshd; then echo openssh-server; fi
+        if ! has ssh; then echo openssh-client; fi
+    fi
     if [ ! -x .venv/bin/python ] && ! find_python >/dev/null; then echo python3-venv; fi
 }
 

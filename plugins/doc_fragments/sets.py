@@ -16,6 +16,12 @@ options:
       - The journal of restores lies there too.
     type: path
     required: true
+  config:
+    description:
+      - The settings of the C(firedrill) command on the host, which role P(firedrill.postgres.engine#role) writes. Only read for a set
+        at an offsite target, whose description is in them.
+    type: path
+    default: /etc/firedrill/config.yml
   jobs:
     description:
       - How many connections load the data at once; V(0) means one for each processor of the host.

@@ -40,6 +40,12 @@ options:
     description: How and to whom recovery sets are encrypted, as the file has it.
     type: dict
     default: {}
+  offsite:
+    description:
+      - The offsite targets by name, as the file has them. Secrets given as text are left out; in their place stand the names
+        of the files that P(firedrill.postgres.offsite_files#filter) gives.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -72,6 +78,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from ansible_collections.firedrill.postgres.plugins.filter.offsite_files import with_files
 from ansible_collections.firedrill.postgres.plugins.module_utils._adapter import ENCRYPTION, TARGET
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import parse_config
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import ConfigError
@@ -83,7 +90,7 @@ from ansible_collections.firedrill.postgres.plugins.modules import (
 
 _HEAD = "# Written by Ansible (firedrill.postgres.engine): changes by hand are lost.\n"
 #: Groups of settings beside those of the databases.
-GROUPS = frozenset({"alarms", "encryption", "retention"})
+GROUPS = frozenset({"alarms", "encryption", "offsite", "retention"})
 #: Settings of a database that no module has.
 _PINGS = {
     "ping_url": {"type": "str", "no_log": True},
@@ -100,6 +107,7 @@ _NOT_SETTINGS = (
     "fail_on",
     "log_file",
     "force",
+    "config",
     "identity",
     *ENCRYPTION,
 )
@@ -156,7 +164,10 @@ def _groups(found: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(found.keys() - GROUPS)
     if unknown:
         raise AnsibleFilterError(f"host_settings does not know {', '.join(unknown)}")
-    return {name: _plain(value) for name, value in found.items() if value}
+    plain = {name: _plain(value) for name, value in found.items() if value}
+    if "offsite" in plain:
+        plain["offsite"] = with_files(plain["offsite"])
+    return plain
 
 
 def _given(value: Any) -> Any:

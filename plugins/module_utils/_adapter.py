@@ -13,14 +13,17 @@ from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ._engine.config import load_config
 from ._engine.drill import DrillRequest, drill
 from ._engine.dump import BackupRequest, backup
 from ._engine.errors import ConfigError, FiredrillError, RefusedError
+from ._engine.fetch import FAR
 from ._engine.keyproofs import check_key
 from ._engine.model import Assertion, Encryption, Freshness, HttpCheck, Report, SqlScript, Target
 from ._engine.recipients import encryption_of
 from ._engine.restore import RestoreRequest, restore
 from ._engine.rollback import roll_back
+from ._engine.targets import Offsite
 from ._engine.verify import VerifyRequest
 
 Params = dict[str, Any]
@@ -192,6 +195,7 @@ def run_restore(params: Params, check: bool) -> Report:
         restore_superusers=params["restore_superusers"],
         timeout_s=params["timeout"],
         check=check,
+        offsite=_offsite(params),
         encryption=_encryption(params),
         **_identity(params),
     )
@@ -215,6 +219,7 @@ def run_drill(params: Params, check: bool) -> Report:
             jobs=params["jobs"],
             timeout_s=params["timeout"],
             check=check,
+            offsite=_offsite(params),
             **_identity(params),
         )
     )
@@ -263,6 +268,14 @@ def _given(options: Params) -> Params:
 def _target(params: Params) -> Target:
     names = set(TARGET) - {"timeout"}
     return Target(**_given({name: params[name] for name in names}))
+
+
+def _offsite(params: Params) -> Offsite:
+    """The offsite targets, if the set is to come from one."""
+    if not (params["src"] or "").startswith(FAR):
+        return Offsite()
+    config = load_config(Path(params["config"]))
+    return config.offsite_of(Path(params["backup_dir"]), params["database"])
 
 
 def _http_check(options: Params) -> HttpCheck:

@@ -49,7 +49,9 @@ options:
       - V(before:) and a time, as in V(before:2026-02-19T12:00:00Z), is the newest complete set from before that time. After an
         accident the newest set may be a dump of the accident.
       - A timestamp as in V(20260219_020000) or a file name is looked up in O(backup_dir).
-      - What contains a slash is a path of a dump file on the host.
+      - V(offsite:latest) is the newest complete set at the offsite targets of O(config), V(offsite:TARGET/latest) that of one
+        of them, and V(offsite:TARGET/NAME) a set by its name or timestamp. It is downloaded, checked, and removed afterwards.
+      - What else contains a slash is a path of a dump file on the host.
       - Times without a zone are UTC.
     type: str
   method:
@@ -295,6 +297,7 @@ ARGUMENTS = {
     "state": {"type": "str", "choices": ["restored", "rolled_back"], "default": "restored"},
     "src": {"type": "str"},
     "backup_dir": {"type": "path", "required": True},
+    "config": {"type": "path", "default": "/etc/firedrill/config.yml"},
     "method": {"type": "str", "choices": ["swap", "replace"], "default": "swap"},
     "stop_services": {"type": "list", "elements": "str", "default": []},
     "jobs": {"type": "int", "default": 0},

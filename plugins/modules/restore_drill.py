@@ -358,6 +358,7 @@ ARGUMENTS = {
     "target": {"type": "str", "choices": ["scratch", "live"], "default": "scratch"},
     "src": {"type": "str", "default": "latest"},
     "backup_dir": {"type": "path", "required": True},
+    "config": {"type": "path", "default": "/etc/firedrill/config.yml"},
     "assertions": {
         "type": "list",
         "elements": "dict",

@@ -527,8 +527,8 @@ def test_a_task_that_gets_a_private_key_writes_it_to_no_file_of_the_host(role: s
     ("role", "module", "apart"),
     [
         ("backup", DUMP, set()),
-        ("restore", RESTORE, {"state"}),
-        ("drill", DRILL, set()),
+        ("restore", RESTORE, {"state", "config"}),
+        ("drill", DRILL, {"config"}),
     ],
 )
 def test_a_role_gives_its_module_every_option(role: str, module: str, apart: set[str]) -> None:

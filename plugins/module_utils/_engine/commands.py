@@ -144,13 +144,15 @@ class Command:
 
     def _offsite(self, directory: Path, listed: Listed) -> dict[str, str]:
         """For each target when it confirmed the set, "" when it has not."""
-        beside = [
-            one
-            for one in self._sections
-            if (one.directory, one.database) == (directory, listed.database)
-        ]
-        names = beside[0].offsite.names if beside else []
+        names = self._targets(directory, listed.database)
         return offsite_row(directory, listed.database, listed.recovery_set.name, names)
+
+    def _targets(self, directory: Path, database: str) -> list[str]:
+        """The names of the offsite targets for the sets of a database in that directory."""
+        beside = [
+            one for one in self._sections if (one.directory, one.database) == (directory, database)
+        ]
+        return beside[0].offsite.names if beside else []
 
     def status(self) -> list[dict[str, Any]]:
         """What `status` shows: each database as plain values, problems first."""
