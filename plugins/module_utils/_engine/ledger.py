@@ -91,13 +91,6 @@ class Ledger:
         copy = self.copy_of(set_name, target)
         return bool(copy and copy.state == CONFIRMED)
 
-    def missing(self, set_name: str, targets: Iterable[str]) -> tuple[str, ...]:
-        """The targets that are to have that set and have not: it is not confirmed there, nor removed by the retention."""
-        known = self.targets()
-        return tuple(
-            name for name in targets if _is_due(known.get(name, TargetState()).copies.get(set_name))
-        )
-
     def note(self, set_name: str, target: str, copy: Copy) -> None:
         """What became of a set at a target.
 
