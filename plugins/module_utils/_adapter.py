@@ -21,7 +21,8 @@ from ._engine.fetch import FAR
 from ._engine.keyproofs import check_key
 from ._engine.model import Assertion, Encryption, Freshness, HttpCheck, Report, SqlScript, Target
 from ._engine.recipients import encryption_of
-from ._engine.restore import RestoreRequest, restore
+from ._engine.restoration import RestoreRequest
+from ._engine.restore import restore
 from ._engine.rollback import roll_back
 from ._engine.targets import Offsite
 from ._engine.verify import VerifyRequest

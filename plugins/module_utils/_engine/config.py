@@ -21,7 +21,7 @@ from .errors import ConfigError, HostError
 from .model import HttpCheck, Target
 from .offsite import CopyRequest
 from .recipients import encryption_of
-from .restore import RestoreRequest
+from .restoration import RestoreRequest
 from .retention import Policy
 from .schedule import Schedule
 from .schema import FILE, SCHEDULE

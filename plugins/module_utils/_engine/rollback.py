@@ -16,7 +16,7 @@ from .errors import FiredrillError, RefusedError, SetError
 from .journal import Entry, Journal
 from .model import Report, human_seconds
 from .recovery import current_name, settle
-from .restore import RestoreRequest
+from .restoration import RestoreRequest
 from .run import Progress, Run
 from .server import Session
 from .swap import beside
