@@ -56,23 +56,21 @@ class Journal:
         self._container = container
 
     def entries(self) -> list[Entry]:
-        """The latest state of every run, oldest first. A torn last line never was a step."""
+        """The latest state of every run, oldest first. A torn line never was a step.
+
+        :raises HostError: the journal cannot be read.
+        """
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            # Only the newline that write() puts there ends a line: names may hold others, like U+2028.
+            lines = self.path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
         except FileNotFoundError:
             return []
         except OSError as error:
             raise HostError(f"The journal {self.path} cannot be read: {error.strerror}") from error
-        known = {entry.name for entry in fields(Entry)}
         runs: dict[str, Entry] = {}
         for line in lines:
-            try:
-                content = json.loads(line)
-            except ValueError:
-                continue
-            values = {key: value for key, value in content.items() if key in known}
-            entry = Entry(**{**values, "stopped": tuple(values.get("stopped", ()))})
-            if self._container in ("", entry.container):
+            entry = _entry_of(line)
+            if entry and self._container in ("", entry.container):
                 runs[entry.run] = entry
         return list(runs.values())
 
@@ -96,10 +94,10 @@ class Journal:
         new = not self.path.exists()
         try:
             descriptor = os.open(
-                self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+                self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
             try:
-                os.write(descriptor, line.encode("utf-8", "surrogateescape"))
+                _append(descriptor, line.encode("utf-8", "surrogateescape"))
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -110,3 +108,24 @@ class Journal:
                 f"The journal {self.path} cannot be written: {error.strerror}"
             ) from error
         return entry
+
+
+def _entry_of(line: str) -> Entry | None:
+    """What a line of the journal says; None when it is not whole."""
+    known = {entry.name for entry in fields(Entry)}
+    try:
+        content = json.loads(line)
+        values = {key: value for key, value in content.items() if key in known}
+        return Entry(**{**values, "stopped": tuple(values.get("stopped", ()))})
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _append(descriptor: int, line: bytes) -> None:
+    """Appends a line of its own, even after one that a power cut tore, whole or with an error."""
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    # A disk that fills up takes a part of it and says so only to the next call.
+    while line:
+        line = line[os.write(descriptor, line) :]

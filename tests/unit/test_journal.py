@@ -1,0 +1,78 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The journal: what it says after a power cut, with damaged lines and with names of any kind."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import HostError
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.journal import (
+    Entry,
+    Journal,
+)
+
+
+def entry(run: str = "r1", database: str = "app") -> Entry:
+    return Entry(run, "restore", "swap", "db", database)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path, "db", "app")
+
+
+@pytest.fixture
+def full_disk(journal: Journal) -> Iterator[int]:
+    """Lets no file of this process grow beyond 40 bytes more than the journal has with one entry."""
+    journal.write(entry())
+    size = journal.path.stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, before[1]))
+    yield size
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_step_after_a_torn_line_is_not_lost(journal: Journal) -> None:
+    first = journal.write(entry())
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(whole + whole[:40])
+    journal.write(first, step="failed")
+    assert journal.unfinished() is None
+    assert [known.step for known in journal.entries()] == ["failed"]
+
+
+def test_a_step_that_did_not_fit_on_the_disk_is_an_error_and_was_not_taken(
+    journal: Journal, full_disk: int
+) -> None:
+    with pytest.raises(HostError, match="cannot be written"):
+        journal.write(entry(), step="replacing")
+    assert journal.path.stat().st_size == full_disk + 40
+    assert [known.step for known in journal.entries()] == ["begun"]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\xff\xfe", b"[]", b"null", b"{}", b'{"run": "r2", "stopped": 7}', b"{", b"\0" * 80]
+)
+def test_a_damaged_line_hides_no_other_one(journal: Journal, damage: bytes) -> None:
+    journal.write(entry())
+    journal.path.write_bytes(damage + b"\n" + journal.path.read_bytes() + damage + b"\n")
+    assert [known.run for known in journal.entries()] == ["r1"]
+
+
+@pytest.mark.parametrize("name", ["app\u2028x", "app\x85x", "app\nx", "例え"])
+def test_an_entry_comes_back_with_a_database_of_any_name(tmp_path: Path, name: str) -> None:
+    journal = Journal(tmp_path, "db", name)
+    journal.write(entry(database=name), step="done")
+    last = journal.last()
+    assert last is not None
+    assert last.database == name
