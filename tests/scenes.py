@@ -19,7 +19,7 @@ from typing import Any, Callable
 from restoring import start_app
 from servers import Postgres, await_that, docker, engine_process, remove
 
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 #: What the set holds. Its load stands still in the COPY of `gated` for as long as a role named {hold} exists.
 CONTENT = """

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -24,7 +25,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.restore
     RestoreRequest,
     restore,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Progress
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import (
+    RUNTIME_DIRECTORY,
+    Progress,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE_PARENT = ROOT / "plugins" / "module_utils"
@@ -144,7 +148,7 @@ def start_postgres(
     return server
 
 
-def await_final_server(server: Postgres, timeout_s: float = 90) -> None:
+def await_final_server(server: Postgres, timeout_s: float = 240) -> None:
     """The entrypoint's temporary server is not the one; the final one is process 1 of the container."""
     limit = time.monotonic() + timeout_s
     probe = 'test "$(head -n1 /var/lib/postgresql/data/postmaster.pid 2>/dev/null)" = 1 && pg_isready -q'
@@ -175,6 +179,17 @@ def own_volumes(pid: int | None = None) -> list[str]:
     return _owned(pid, "volume", "ls", "--format", "{{.Name}}")
 
 
+def own_directories(pid: int | None = None) -> list[Path]:
+    """The private directories that runs of process `pid` have; by default of this process."""
+    found = []
+    for mark in RUNTIME_DIRECTORY.glob("*/owner"):
+        # Another run may be removing its own at this moment.
+        with contextlib.suppress(FileNotFoundError):
+            if mark.read_text().split("/")[1] == str(pid or os.getpid()):
+                found.append(mark.parent)
+    return found
+
+
 def _owned(pid: int | None, *listing: str) -> list[str]:
     label = '{{.Label "firedrill.owner"}}'
     printed = docker(*listing[:-1], f"{listing[-1]} {label}", "--filter", "label=firedrill.owner")
@@ -183,7 +198,7 @@ def _owned(pid: int | None, *listing: str) -> list[str]:
     return [name for name, mark in marks if mark.split("/")[1] == str(pid or os.getpid())]
 
 
-def await_that(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
+def await_that(condition: Callable[[], object], what: str, timeout_s: float = 180) -> None:
     """Asks until `condition` holds; `what` is for the message when it never does."""
     limit = time.monotonic() + timeout_s
     while not condition():

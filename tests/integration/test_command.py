@@ -54,7 +54,7 @@ def documents(*words: str | Path, status: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
-def until(probe: Callable[[], bool], timeout_s: float = 60) -> None:
+def until(probe: Callable[[], bool], timeout_s: float = 180) -> None:
     limit = time.monotonic() + timeout_s
     while not probe():
         assert time.monotonic() < limit, "it did not happen"
@@ -206,7 +206,7 @@ def test_a_backup_that_is_told_to_end_says_so_and_leaves_nothing(
     settings = write_settings(tmp_path, sets, {small: {"container": postgres.name}})
     holder = subprocess.Popen(
         ["docker", "exec", postgres.name, "psql", "-U", "postgres", "-d", small, "-c"]
-        + ["BEGIN; LOCK TABLE t; SELECT pg_sleep(60)"],
+        + ["BEGIN; LOCK TABLE t; SELECT pg_sleep(600)"],
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -218,12 +218,12 @@ def test_a_backup_that_is_told_to_end_says_so_and_leaves_nothing(
         )
         until(lambda: postgres.sql(waiting, small) != "0")
         backup.send_signal(signal.SIGTERM)
-        said = backup.communicate(timeout=30)[1]
+        said = backup.communicate(timeout=120)[1]
     finally:
         postgres.sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()"
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{small}'"
         )
-        holder.wait(timeout=30)
+        holder.wait(timeout=120)
     assert backup.returncode == 8
     assert "was ended by the signal SIGTERM" in said
     assert "Traceback" not in said

@@ -19,15 +19,13 @@ from servers import (
     docker,
     engine_process,
     own_containers,
+    own_directories,
     own_volumes,
 )
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import (
     DrillRequest,
     drill,
-)
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import (
-    RUNTIME_DIRECTORY,
 )
 
 pytestmark = pytest.mark.integration
@@ -102,11 +100,10 @@ def production(plant: Plant, clean_up_after: None) -> Iterator[None]:
 
 def assert_nothing_left(pid: int) -> None:
     # Another run on this host may be removing it at this moment.
-    await_that(lambda: not own_containers(pid), "no container is left", 20)
-    await_that(lambda: not own_volumes(pid), "no volume is left", 20)
+    await_that(lambda: not own_containers(pid), "no container is left")
+    await_that(lambda: not own_volumes(pid), "no volume is left")
     assert docker("network", "ls", "-q", "--filter", "label=firedrill.owner") == ""
-    marks = [path.read_text() for path in RUNTIME_DIRECTORY.glob("*/owner")]
-    assert [mark for mark in marks if mark.split("/")[1] == str(pid)] == []
+    assert own_directories(pid) == []
 
 
 def test_sigterm_in_the_middle_of_a_drill_leaves_nothing(plant):

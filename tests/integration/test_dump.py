@@ -314,7 +314,7 @@ def writers(server: Postgres, database: str) -> Iterator[None]:
             f" WHERE application_name = 'test writer' AND datname = '{database}'"
         )
         for process in processes:
-            process.communicate(timeout=30)
+            process.communicate(timeout=120)
 
 
 def test_evidence_and_archive_are_one_snapshot_while_others_write(
@@ -357,7 +357,7 @@ TRUNCATE t;
 INSERT INTO t SELECT generate_series(1, 7);
 DO $$
 BEGIN
-  FOR attempt IN 1..3000 LOOP
+  FOR attempt IN 1..18000 LOOP
     PERFORM FROM pg_locks WHERE relation = 't'::regclass AND NOT granted;
     IF FOUND THEN RETURN; END IF;
     PERFORM pg_sleep(0.01);
@@ -371,7 +371,7 @@ COMMIT;
     locked = "SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND mode ~ 'AccessExcl'"
     await_that(lambda: postgres.sql(locked, name) == "1", "the TRUNCATE has its lock")
     made = Made(postgres, name, sets, globals=False)
-    assert racer.communicate(timeout=30) == ("", "")
+    assert racer.communicate(timeout=120) == ("", "")
     assert made.manifest.evidence.counts() == {"public.t": 7}
     assert "COPY public.t (x) FROM stdin;\n1\n2\n3\n4\n5\n6\n7\n\\.\n" in postgres.pg_restore(
         made.path, "-f", "-"

@@ -105,12 +105,12 @@ def shows(text: str, *places: Path) -> list[str]:
     """The files of the places that hold a text."""
     found = []
     for place in places:
-        for path in place.rglob("*"):
-            try:
-                if path.is_file() and text.encode() in path.read_bytes():
-                    found.append(str(path))
-            except OSError:
-                continue
+        # Path.rglob() fails where a directory vanishes meanwhile.
+        for directory, unused_directories, files in os.walk(place):
+            for path in (Path(directory, name) for name in files):
+                with contextlib.suppress(OSError):
+                    if path.is_file() and text.encode() in path.read_bytes():
+                        found.append(str(path))
     return found
 
 

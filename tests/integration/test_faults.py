@@ -23,6 +23,7 @@ from servers import (
     docker,
     engine_process,
     own_containers,
+    own_directories,
     remove,
 )
 
@@ -53,12 +54,6 @@ def scene(stage, sets: Path, clean_up_after: None) -> Iterator[Scene]:
     end(scene)
 
 
-def directories_of(pid: int) -> list[Path]:
-    """The private directories that runs of process `pid` left in /run/firedrill."""
-    marks = RUNTIME_DIRECTORY.glob("*/owner")
-    return [mark.parent for mark in marks if mark.read_text().split("/")[1] == str(pid)]
-
-
 # -- swap --------------------------------------------------------------------------------------------
 
 
@@ -75,7 +70,7 @@ def test_sigterm_in_a_load_leaves_the_live_database_and_the_application_untouche
     assert scene.data() == LIVE
     assert scene.beside() == []
     assert own_containers(process.pid) == []
-    assert directories_of(process.pid) == []
+    assert own_directories(process.pid) == []
     assert [n for n in scene.files() if n not in before[3] and not n.endswith(".journal")] == []
 
 
@@ -99,8 +94,8 @@ def test_after_a_sigkill_in_a_load_the_next_run_explains_clears_up_and_restores(
     assert scene.data() == RESTORED
     assert scene.beside() == [report.details["previous"]]
     # Other runs on this host remove leftovers, too; one may be at it.
-    await_that(lambda: not own_containers(process.pid), "its containers are gone", 20)
-    assert directories_of(process.pid) == []
+    await_that(lambda: not own_containers(process.pid), "its containers are gone")
+    assert own_directories(process.pid) == []
 
 
 def test_a_killed_pg_restore_is_reported_and_nothing_is_lost(scene):
@@ -252,7 +247,7 @@ def test_a_second_run_is_told_that_a_restore_is_at_work_and_the_first_is_not_dis
     process = scene.start_held_restore()
     files, starts = scene.files(), scene.app_starts()
     with pytest.raises(BusyError) as failure:
-        scene.server.restore(scene.directory, scene.database, timeout_s=30)
+        scene.server.restore(scene.directory, scene.database, timeout_s=120)
     said = str(failure.value)
     assert f"a restore, process {process.pid}" in said
     assert scene.database in said
@@ -276,7 +271,7 @@ def test_a_restore_while_a_backup_runs_is_refused_and_the_backup_is_made(scene):
     def meanwhile(phase: str, done: int, unused_total: int) -> None:
         if phase == "dump" and done and not refusals:
             with pytest.raises(BusyError) as failure:
-                scene.server.restore(scene.directory, scene.database, timeout_s=30)
+                scene.server.restore(scene.directory, scene.database, timeout_s=120)
             refusals.append(str(failure.value))
 
     report = scene.server.backup(scene.directory, scene.database, progress=meanwhile)

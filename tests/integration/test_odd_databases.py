@@ -185,7 +185,7 @@ def test_a_table_that_is_locked_for_long_is_a_refusal_in_words(
 ) -> None:
     name = postgres.create(content=_TABLE.format(10))
     monkeypatch.setattr(evidence_room, "_LOCK_TIMEOUT", "500ms")
-    migration = postgres.sql_beside("BEGIN; LOCK TABLE t; SELECT pg_sleep(60)", name)
+    migration = postgres.sql_beside("BEGIN; LOCK TABLE t; SELECT pg_sleep(600)", name)
     locked = "SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND granted"
     await_that(lambda: postgres.sql(locked, name) == "1", "the lock is held")
     with pytest.raises(TargetError) as caught:
@@ -199,7 +199,7 @@ def test_a_table_that_is_locked_for_long_is_a_refusal_in_words(
     waiting = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
     await_that(lambda: postgres.sql(waiting) == "1", "only the migration is left")
     postgres.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-    migration.communicate(timeout=30)
+    migration.communicate(timeout=120)
 
 
 # -- encodings -------------------------------------------------------------------------------------

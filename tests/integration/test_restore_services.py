@@ -107,7 +107,7 @@ def test_services_run_until_the_swap_and_again_right_after_it(
     assert report.details["stopped"] == [apps["web"]]
     assert runs(apps["web"])
     assert [started_at(apps["worker"]), started_at(apps["stranger"])] == others
-    assert 0 < report.details["downtime_s"] < 15
+    assert 0 < report.details["downtime_s"] < 60
 
 
 def test_containers_can_be_named_themselves(shop: Shop, apps: dict[str, str]) -> None:

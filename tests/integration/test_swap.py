@@ -63,7 +63,7 @@ def clients(server: Postgres, database: str, number: int) -> Iterator[dict[str, 
         assert process.stdout is not None
         assert process.stdout.readline() == "connected\n"
         yield seen
-        answer, trouble = process.communicate(timeout=60)
+        answer, trouble = process.communicate(timeout=180)
         assert process.returncode == 0, trouble
         seen.update(json.loads(answer))
     finally:
@@ -74,7 +74,7 @@ def clients(server: Postgres, database: str, number: int) -> Iterator[dict[str, 
 def await_sessions(server: Postgres, database: str, number: int) -> None:
     """Waits until that many sessions are in a database."""
     count = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 180
     while int(server.sql(count)) < number:
         assert time.monotonic() < limit, f"the clients have not come back to {database}"
         time.sleep(0.1)
@@ -99,9 +99,10 @@ def test_fifty_clients_that_reconnect_all_the_time_do_not_defeat_it(shop: Shop) 
     assert contents(shop.server, shop.database) == broken
     # They were thrown out twice, and nobody stayed in the database that was put aside.
     assert seen["connected"] >= 150
-    assert report.details["downtime_s"] < 5
-    assert back.details["downtime_s"] < 5
-    assert seen["longest_gap_s"] < 10
+    # Far more than it takes, far less than if it waited for the clients to leave.
+    assert report.details["downtime_s"] < 30
+    assert back.details["downtime_s"] < 30
+    assert seen["longest_gap_s"] < 60
     assert own_containers() == []
 
 

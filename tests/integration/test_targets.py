@@ -203,7 +203,7 @@ except FiredrillError as error:
 def test_an_ordinary_user_is_told_to_be_root(sets: Path) -> None:
     become = "os.setgroups([]); os.setgid(65534); os.setuid(65534)"
     process = engine_process(_AS_SOMEBODY.format(become=become, directory=str(sets)))
-    told, errors = process.communicate(timeout=60)
+    told, errors = process.communicate(timeout=180)
     assert errors == ""
     assert told.startswith("HostError")
     assert "must run as root" in told
@@ -232,7 +232,7 @@ def test_an_engine_that_does_not_let_us_in_is_said(sets: Path, tmp_path: Path) -
         process = engine_process(
             _AS_SOMEBODY.format(become=become, directory=str(sets)), DOCKER_HOST=f"unix://{closed}"
         )
-        told, errors = process.communicate(timeout=60)
+        told, errors = process.communicate(timeout=180)
     assert errors == ""
     assert told.startswith("HostError")
     assert str(closed) in told
