@@ -14,7 +14,7 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Callable
+from typing import IO, Callable, cast
 
 from .errors import HostError
 
@@ -92,9 +92,9 @@ def _attend(
     consume: Callable[[bytes], object] | None,
     timeout_s: float,
 ) -> Ended:
-    assert process.stdout
-    assert process.stderr
-    messages = _Tail(process.stderr)
+    # Both are pipes, which their types do not say.
+    output, errors = cast("IO[bytes]", process.stdout), cast("IO[bytes]", process.stderr)
+    messages = _Tail(errors)
     late = threading.Event()
 
     def give_up() -> None:
@@ -109,7 +109,7 @@ def _attend(
     try:
         if timeout_s:
             timer.start()
-        while chunk := os.read(process.stdout.fileno(), _CHUNK_BYTES):
+        while chunk := os.read(output.fileno(), _CHUNK_BYTES):
             take(chunk)
         status = process.wait()
     finally:
@@ -118,8 +118,8 @@ def _attend(
         _kill(process)
         process.wait()
         messages.join()
-        process.stdout.close()
-        process.stderr.close()
+        output.close()
+        errors.close()
     return Ended(status, b"".join(collected), messages.text, late.is_set())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,8 +65,7 @@ def _value(manifest: Manifest, name: str) -> object:
     return value
 
 
-@contextlib.contextmanager
-def archive_of(recovery_set: RecoverySet) -> Iterator[Path | Decrypting]:
+def archive_of(recovery_set: RecoverySet) -> AbstractContextManager[Path | Decrypting]:
     """The dump, ready to be loaded: its file, or what it streams from while it is decrypted.
 
     :raises LockedError: the set was not unsealed.
@@ -73,13 +73,9 @@ def archive_of(recovery_set: RecoverySet) -> Iterator[Path | Decrypting]:
     """
     path = recovery_set.path
     if not method_of(path.name):
-        yield path
-        return
+        return contextlib.nullcontext(path)
     manifest = recovery_set.manifest
-    with decrypting(
-        path, recovery_set.key or Key(), manifest, _plaintext(manifest, DUMP)
-    ) as stream:
-        yield stream
+    return decrypting(path, recovery_set.key or Key(), manifest, _plaintext(manifest, DUMP))
 
 
 def check_globals(recovery_set: RecoverySet) -> None:
