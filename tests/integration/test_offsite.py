@@ -159,7 +159,10 @@ def test_a_set_is_uploaded_whole_proved_and_left_alone_afterwards(
     assert store(target).listing() == {}
     report = copy(sets, target)
     assert (report.changed, report.verdict, report.warnings) == (True, "", [])
-    assert store(target).listing() == files_of(sets, made)
+    listing = store(target).listing()
+    # Beside the set, and no part of it.
+    assert listing.pop("RECOVERY.md") > 0
+    assert listing == files_of(sets, made)
     known = Ledger(sets, "shop").copy_of(made, kind)
     assert known is not None
     # All three compute a hash themselves.
@@ -185,7 +188,9 @@ def test_a_set_is_removed_with_its_manifest_first_and_nothing_else(
     there.put(tmp_path / "notes.txt", "notes.txt")
     gone = there.remove(older)
     assert gone[0] == f"{older}.json"
-    assert there.listing() == {**files_of(sets, made), "notes.txt": 8}
+    listing = there.listing()
+    assert listing.pop("RECOVERY.md") > 0
+    assert listing == {**files_of(sets, made), "notes.txt": 8}
     assert there.remove(older) == []
     there.delete(f"{older}.json")
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import IO, Protocol, cast
 
 from .errors import FiredrillError, HostError, ToolError
 
@@ -124,6 +124,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    """A stream of a program that start() made a pipe of, which its type does not say."""
+    return cast("IO[bytes]", stream)
+
+
 class Encrypting:
     """A file while it is encrypted: what is written goes to the program, what that gives to `output`.
 
@@ -155,8 +160,7 @@ class Encrypting:
         _end(self._process)
 
     def _collect(self) -> None:
-        assert self._process.stdout
-        descriptor = self._process.stdout.fileno()
+        descriptor = _pipe(self._process.stdout).fileno()
         try:
             while chunk := os.read(descriptor, _CHUNK_BYTES):
                 self._output.write(chunk)
@@ -171,11 +175,10 @@ class Encrypting:
         """
         self._digest.update(chunk)
         self.bytes += len(chunk)
-        assert self._process.stdin
         rest = memoryview(chunk)
         try:
             while rest:
-                rest = rest[os.write(self._process.stdin.fileno(), rest) :]
+                rest = rest[os.write(_pipe(self._process.stdin).fileno(), rest) :]
         except BrokenPipeError:
             self._conclude()
             raise ToolError(f"{self._program} stopped reading") from None
@@ -191,12 +194,10 @@ class Encrypting:
 
     def _conclude(self) -> None:
         process = self._process
-        assert process.stdin
-        assert process.stderr
         with contextlib.suppress(OSError):
-            process.stdin.close()
+            _pipe(process.stdin).close()
         self._collector.join()
-        messages = process.stderr.read().decode(errors="replace")
+        messages = _pipe(process.stderr).read().decode(errors="replace")
         status = process.wait()
         if self._problem:
             raise self._problem
@@ -222,12 +223,11 @@ class Decrypting:
         self._digest = hashlib.sha256()
         self._bytes = 0
         self._process = start(command, passphrase)
-        assert self._process.stdin
         # A private key is far smaller than a pipe; a program that does not read it says why itself.
         with contextlib.suppress(OSError):
-            self._process.stdin.write(secret.encode())
+            _pipe(self._process.stdin).write(secret.encode())
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            _pipe(self._process.stdin).close()
 
     def __enter__(self) -> Decrypting:
         return self
@@ -242,8 +242,7 @@ class Decrypting:
 
     def read(self, size: int = _CHUNK_BYTES) -> bytes:
         """The next piece of the plaintext, b"" at its end."""
-        assert self._process.stdout
-        chunk = os.read(self._process.stdout.fileno(), size)
+        chunk = os.read(_pipe(self._process.stdout).fileno(), size)
         self._digest.update(chunk)
         self._bytes += len(chunk)
         return chunk
@@ -258,8 +257,7 @@ class Decrypting:
         """
         while self.read():
             pass
-        assert self._process.stderr
-        messages = self._process.stderr.read().decode(errors="replace")
+        messages = _pipe(self._process.stderr).read().decode(errors="replace")
         status = self._process.wait()
         if status:
             raise UndecryptedError(self._label, self._program, status, messages)
