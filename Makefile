@@ -21,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 # The engine reads /proc/<pid>/root of the database's container: that takes root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 
-STAGES := lint types unit sanity ansible-lint docs-lint package integration molecule pi demo-test
+STAGES := lint types unit sanity ansible-lint docs-lint package integration molecule demo-test
 
 .PHONY: help
 help:
@@ -30,6 +30,8 @@ help:
 	@echo "make demo-clean   remove what the demo made"
 	@echo "make test         set up and run every test"
 	@echo "make molecule-all try each role of a host on a host of its own; what make test leaves out"
+	@echo "make pi           two whole hosts from blank to recovered, 20 minutes"
+	@echo "make molecule-all a host for each role, and the demo of the whole loop"
 	@echo "make check        lint, types, unit tests and one pass on PostgreSQL 17: a few minutes"
 	@echo "make bench        compare with plain pg_dump and pg_restore; prints a table"
 	@echo "make setup        only the set-up: system packages, .venv, Docker engine"
