@@ -29,7 +29,8 @@ attributes:
 options:
   src:
     description:
-      - Which set is opened, named as for O(firedrill.postgres.pg_restore_container#module:src).
+      - Which set is opened, named as for O(firedrill.postgres.pg_restore_container#module:src). It has to lie on the host, not
+        at an offsite target.
     type: str
     default: latest
   backup_dir:
@@ -64,7 +65,10 @@ action:
   type: str
   sample: keycheck
 verdict:
-  description: V(intact), or the reason why the set is not, V(backup_bad) or V(not_tested). The task fails with any other than V(intact).
+  description:
+    - V(intact), or what else was found, V(backup_bad), V(not_tested) or V(partial). The task fails with the first two of them.
+    - V(partial) means that the set opens and reads to its end, and has no manifest to hold it against. That proves no key, and
+      nothing is noted.
   returned: when a set was opened
   type: str
   sample: intact

@@ -109,7 +109,8 @@ options:
     default: true
   safety_dump:
     description:
-      - Whether O(method=replace) dumps the live database first, into O(backup_dir).
+      - Whether the live database is dumped first, into O(backup_dir), where nothing else keeps it. That is with O(method=replace),
+        and with O(method=swap) if O(keep_previous=false).
     type: bool
     default: true
   verify:
@@ -278,7 +279,8 @@ findings:
 error:
   description:
     - Which kind of error it was, for rules of your own.
-    - One of V(config), V(target), V(set), V(host), V(busy), V(tool), V(server), V(mismatch), V(refused), V(interrupted), V(internal).
+    - One of V(config), V(target), V(set), V(locked), V(offsite), V(host), V(busy), V(tool), V(server), V(mismatch), V(refused),
+      V(interrupted), V(internal).
   returned: failure
   type: str
   sample: refused

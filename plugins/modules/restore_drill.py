@@ -131,6 +131,7 @@ options:
       expect:
         description:
           - A JMESPath expression on the JSON of the answer. Its value has to be O(http_checks[].equals), or true without it.
+          - It needs the Python library C(jmespath) on the host (Debian package C(python3-jmespath)).
         type: str
       equals:
         description:
@@ -225,8 +226,10 @@ action:
 verdict:
   description:
     - V(pass) means that everything was checked and is as promised.
-    - V(backup_bad) means that the set does not give back what it should.
-    - V(environment) means that the host did not let the drill happen, which says nothing about the set.
+    - V(backup_bad) means that the set does not give back what it should, that an assertion is not true of it, or that it is
+      older than O(freshness) allows.
+    - V(environment) means that the host did not let the drill happen, that a check could not be asked, or that the application did
+      not answer as expected, which says nothing about the set.
     - V(partial) means that nothing was wrong, but something was not checked.
     - V(not_tested) means that nothing was checked.
   returned: when a drill was made
@@ -262,14 +265,14 @@ checks:
       description: Which check it is.
       type: str
       returned: always
-      sample: public.jobs
+      sample: equal
     status:
       description: V(ok), V(failed), V(error) when it could not be asked, or V(skipped).
       type: str
       returned: always
       sample: ok
     reason:
-      description: Why it is not V(ok).
+      description: Why it is not V(ok), or what was found.
       type: str
       returned: always
     seconds:
@@ -309,11 +312,16 @@ rto_s:
   returned: when a drill was made
   type: float
   sample: 32.1
+restored_at:
+  description: When the live database was restored, if the last restore is known; RV(rto_s) is then how long that took.
+  returned: when O(target=live) and a restore is known
+  type: str
+  sample: "2026-02-19T09:18:40Z"
 hardware:
   description: On what it was measured.
   returned: when a drill was made
   type: str
-  sample: Raspberry Pi 4 Model B Rev 1.4, aarch64, 4 processors, 8.2 GB
+  sample: Raspberry Pi 4 Model B Rev 1.4, aarch64, 4 processors, 8.2 GB of memory
 differences:
   description: What differs from the manifest.
   returned: when a drill was made
@@ -342,7 +350,7 @@ phases:
 error:
   description:
     - Which kind of error it was, for rules of your own.
-    - One of V(config), V(target), V(set), V(host), V(busy), V(tool), V(server), V(interrupted), V(internal).
+    - One of V(config), V(target), V(set), V(offsite), V(host), V(busy), V(tool), V(server), V(interrupted), V(internal).
   returned: when no drill was made
   type: str
   sample: host
