@@ -53,7 +53,6 @@ from .sealed import unseal
 from .targets import Offsite
 from .vault import RecoverySet, Vault
 
-VERDICTS = ("pass", "backup_bad", "environment", "partial", "not_tested")
 LOG_NAME = "drills.jsonl"
 _NO_APPLICATION = (
     "the throwaway server has no network and no application; run the drill with target live for it"

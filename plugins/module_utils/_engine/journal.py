@@ -16,8 +16,8 @@ from .errors import HostError
 from .filenames import file_base
 from .model import iso, utc_now
 
-#: The steps of a run in their order; the last two end it.
-STEPS = ("begun", "created", "stopping", "swapping", "replacing", "swapped", "done", "failed")
+#: The steps that end a run. Before them a swap takes begun, created, stopping, swapping, swapped, and a replace begun,
+#: stopping, replacing, created, swapped.
 _ENDED = ("done", "failed")
 
 

@@ -59,10 +59,9 @@ def check_key(
 ) -> Report:
     """Opens the set with the private key of the request, reads it to its last byte, and notes that.
 
-    :param note: whether it is to be noted; what is read and said is the same.
-
     The verdict is that of verify(); only `intact` is noted.
 
+    :param note: whether it is to be noted; what is read and said is the same.
     :raises ConfigError: no private key was given.
     :raises LockedError: it opens nothing here.
     :raises SetError: there is no such set, or it is not encrypted.

@@ -34,7 +34,7 @@ _LOG_MODE = 0o600
 _LOCK_WAIT_S = 30.0
 _LOCK_PAUSE_S = 0.1
 #: The phases in which data comes back; the runbook's "restore duration".
-_RESTORING = ("restore", "load", "analyze")
+_RESTORING = ("load", "analyze")
 _MOST_TABLES = 60
 _MOST_NOTES = 20
 _LONGEST_NAME = 200

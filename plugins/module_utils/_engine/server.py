@@ -169,7 +169,6 @@ class Server:
         self.user = target.user or environment.get("POSTGRES_USER") or "postgres"
         self.password = target.login_password or self._container_password()
         self.version = 0
-        self.version_text = ""
         self._extra = 0
         self._guard = threading.Lock()
 

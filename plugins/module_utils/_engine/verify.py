@@ -26,9 +26,6 @@ from .targets import Offsite
 from .vault import RecoverySet, Vault
 from .witness import read_archive
 
-#: What a check without a restore can say. Only a drill says `pass`.
-VERDICTS = ("intact", "backup_bad", "partial", "not_tested")
-
 
 @dataclass(frozen=True)
 class VerifyRequest:
@@ -53,7 +50,7 @@ def verify(
 
     Verdicts: `intact`; `backup_bad`; `partial` (it reads, but has no manifest to hold it against; or it is encrypted,
     and without its private key only sizes and SHA-256 were checked);
-    `not_tested` (the image's programs are too old for it). The report's message gives the reason.
+    `not_tested` (the image's programs are too old for it). Only a drill says `pass`. The report's message gives the reason.
 
     :raises SetError: there is no such set.
     :raises LockedError: the private key that was given does not open it.
