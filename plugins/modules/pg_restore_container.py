@@ -45,7 +45,8 @@ options:
   src:
     description:
       - Which set is restored. Required if O(state=restored).
-      - V(latest) is the newest complete set of O(database) in O(backup_dir).
+      - V(latest) is the newest complete set of O(database) in O(backup_dir). One with a date in the future, made while a clock
+        was wrong, is passed over with a warning unless there is no other.
       - V(before:) and a time, as in V(before:2026-02-19T12:00:00Z), is the newest complete set from before that time. After an
         accident the newest set may be a dump of the accident.
       - A timestamp as in V(20260219_020000) or a file name is looked up in O(backup_dir).

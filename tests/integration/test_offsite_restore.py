@@ -10,17 +10,25 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from far_ends import S3, Ssh, free_port, s3_server, small_disk, ssh_server
+from recovery_sets import lay_out
 from servers import IMAGES, ROOT, Postgres
 
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import sweep
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import locate, sweep
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Ledger
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import owner_mark
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import utc_now
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run, owner_mark
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets import (
+    Offsite,
+    RcloneTarget,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -218,3 +226,23 @@ def test_the_download_of_a_run_that_was_killed_goes_with_the_next(tmp_path: Path
     (ended / "x.dump").write_bytes(b"x")
     sweep(tmp_path)
     assert (own.exists(), ended.exists()) == (True, False)
+
+
+def test_latest_of_a_target_passes_over_a_set_of_the_future_and_says_so(tmp_path: Path) -> None:
+    far = tmp_path / "far" / "shop"
+    far.mkdir(parents=True)
+    meant = lay_out(far, created=utc_now() - timedelta(days=1))
+    config = tmp_path / "rclone.conf"
+    config.write_text("[disk]\ntype = local\n")
+    offsite = Offsite((RcloneTarget("disk", f"disk:{far.parent}", config),), "shop")
+    wrong = lay_out(far, created=utc_now() + timedelta(days=365))
+    with Run("test") as run:
+        found = locate(run, Vault(tmp_path / "sets"), "offsite:latest", "shop", offsite)
+        assert found.recovery_set.name == meant.name
+        (warning,) = found.warnings
+        assert wrong.name in warning
+        assert "in the future" in warning
+        for path in far.glob(f"{meant.name}*"):
+            path.unlink()
+        found = locate(run, Vault(tmp_path / "sets"), "offsite:latest", "shop", offsite)
+        assert (found.recovery_set.name, found.warnings) == (wrong.name, ())

@@ -27,9 +27,14 @@ def doubt(now: datetime, newest: datetime | None) -> str:
     """Why `now` cannot be right, in words; "" when it may be. `newest`: when the newest set was made."""
     if now < FLOOR:
         return f"the clock says {iso(now)}: it is not set"
-    if newest and (newest - now).total_seconds() > TOLERANCE_S:
+    if newest and is_ahead(newest, now):
         return f"the clock says {iso(now)}, but the newest set is of {iso(newest)}"
     return ""
+
+
+def is_ahead(moment: datetime, now: datetime) -> bool:
+    """Whether a set of `moment` is of the future. A clock that is not set does not know."""
+    return now >= FLOOR and (moment - now).total_seconds() > TOLERANCE_S
 
 
 def await_clock(newest: datetime | None, wait_s: float = _SETTLING_S) -> str:

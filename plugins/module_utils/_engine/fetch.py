@@ -13,15 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .clock import is_ahead
 from .errors import ConfigError, HostError, OffsiteError, SetError
 from .filenames import MANIFEST, file_base
 from .manifest import Manifest
-from .model import human_bytes, iso, parse_time
+from .model import human_bytes, iso, parse_time, utc_now
 from .remotes import store_of
 from .run import Run, owner_lives, owner_mark
 from .stores import FarSet, Store
 from .targets import Offsite
-from .vault import RecoverySet, Vault, sha256_of
+from .vault import RecoverySet, Vault, set_of_future, sha256_of
 
 #: What the source of a set begins with that lies at an offsite target.
 FAR = "offsite:"
@@ -156,16 +157,18 @@ class _Search:
             self._warnings += [f"could not be asked: {error.what}" for error in refusals]
             scratch = self._run.private_directory("manifest")
             known.sort(key=lambda pair: (pair[0].created, pair[0].name), reverse=True)
+            now = utc_now()
+            ahead: list[tuple[Manifest, Store]] = []
             for far, store in known:
                 if self._is_meant(far) and (manifest := self._manifest(far, store, scratch)):
-                    path = Path(f"{store.place}/{manifest.dump.name}")
-                    return Located(
-                        RecoverySet(path, manifest),
-                        tuple(self._warnings),
-                        store,
-                        self._run,
-                        self._vault,
-                    )
+                    if self._wanted == "latest" and is_ahead(far.created, now):
+                        ahead.append((manifest, store))
+                        continue
+                    dates = {one.name: one.created for one, unused_store in ahead}
+                    self._warnings += [set_of_future(*one) for one in dates.items()]
+                    return self._located(manifest, store)
+            if ahead:
+                return self._located(*ahead[0])
         if refusals:
             raise refusals[0]
         names = ", ".join(one.name for one, unused_store in known[:5]) or "none"
@@ -175,6 +178,10 @@ class _Search:
             state="Nothing was changed",
             todo=f"The newest sets there: {names}",
         )
+
+    def _located(self, manifest: Manifest, store: Store) -> Located:
+        found = RecoverySet(Path(f"{store.place}/{manifest.dump.name}"), manifest)
+        return Located(found, tuple(self._warnings), store, self._run, self._vault)
 
     def _is_meant(self, far: FarSet) -> bool:
         wanted = self._wanted

@@ -19,6 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
+from .clock import is_ahead
 from .errors import ConfigError, HostError, SetError
 from .filenames import (
     MANIFEST,
@@ -31,7 +32,7 @@ from .filenames import (
 )
 from .keyring import Key
 from .manifest import FileEntry, Manifest
-from .model import human_bytes, iso, parse_time
+from .model import human_bytes, iso, parse_time, utc_now
 
 _NAME = re.compile(r"(?P<base>.+)_(?P<stamp>\d{8}_\d{6})(?:_\d+)?")
 _CHUNK_BYTES = 1 << 20
@@ -137,7 +138,11 @@ def limit_of(source: str) -> datetime | None:
 
 
 def newest_backup(sets: Iterable[RecoverySet], before: datetime | None) -> RecoverySet | None:
-    """The newest set that a restore would take by itself: of a backup, not what a restore dumped for safety."""
+    """The newest set that a restore would take by itself: of a backup, not what a restore dumped for safety.
+
+    Without `before` one of the future is the last choice: else a single boot with a wrong clock would hide every later
+    set.
+    """
     found = [
         one
         for one in sets
@@ -145,7 +150,15 @@ def newest_backup(sets: Iterable[RecoverySet], before: datetime | None) -> Recov
         and one.manifest.purpose == "backup"
         and (before is None or one.created < before)
     ]
+    if before is None:
+        now = utc_now()
+        found = [one for one in found if not is_ahead(one.created, now)] or found
     return max(found, key=lambda one: (one.created, one.name), default=None)
+
+
+def set_of_future(name: str, created: datetime) -> str:
+    """In words: why `latest` does not mean that set."""
+    return f"{name} was passed over: its date {iso(created)} is in the future, was a clock wrong?"
 
 
 def sha256_of(path: Path) -> str:
@@ -307,14 +320,19 @@ class Vault:
         )
 
     def passed_over(self, taken: RecoverySet, database: str) -> list[str]:
-        """In words: newer dumps of the database that `latest` does not mean, for want of a good manifest."""
+        """In words: newer dumps of the database that `latest` does not mean, for want of a good manifest or date."""
         prefix = f"{file_base(database)}_"
+        newer = [other for other in self.everything() if other.created > taken.created]
         return [
             f"{other.path.name} is newer than {taken.name}, but {other.problem}"
-            for other in self.everything()
-            if not other.manifest
-            and other.created > taken.created
-            and other.name.startswith(prefix)
+            for other in newer
+            if not other.manifest and other.name.startswith(prefix)
+        ] + [
+            set_of_future(other.name, other.created)
+            for other in newer
+            if other.manifest
+            and other.manifest.database == database
+            and other.manifest.purpose == "backup"
         ]
 
     @staticmethod
