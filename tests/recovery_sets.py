@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.filenames import CIPHERS
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import (
     FileEntry,
@@ -22,10 +23,12 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
     Encryption,
     Evidence,
     Extension,
+    Report,
     Role,
     TableEvidence,
     iso,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import append_json
 
 #: Words of the content, none of which an encrypted set may show.
 SECRETS = (
@@ -81,6 +84,20 @@ def lay_out(
         written = written.plain(_file(directory, f"{whole.name}.sealed.json{CIPHERS[method]}"))
     (directory / f"{whole.name}.json").write_text(written.to_json())
     return written
+
+
+def drilled(directory: Path, name: str, verdict: str, **checks: str) -> None:
+    """Notes a drill of a set: its verdict, and the status of its checks by their kind."""
+    found = [{"kind": kind, "name": "x", "status": status} for kind, status in checks.items()]
+    report = Report(
+        action="drill",
+        changed=False,
+        msg=verdict,
+        set_name=name,
+        verdict=verdict,
+        details={"target": "scratch", "checks": found},
+    )
+    append_json(directory / LOG_NAME, report)
 
 
 def _file(directory: Path, name: str) -> FileEntry:

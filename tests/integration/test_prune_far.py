@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from recovery_sets import lay_out
+from recovery_sets import drilled, lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import HostError
@@ -114,6 +114,16 @@ def test_what_was_not_confirmed_stays(place: Place) -> None:
     reasons = {entry["name"]: entry["reason"] for entry in report.details["kept"]}
     assert "not confirmed at disk" in reasons[names[50]]
     assert "not confirmed at disk" in reasons[names[40]]
+
+
+def test_a_copy_that_a_drill_found_intact_but_old_is_what_is_left_when_the_newest_is_damaged(
+    place: Place,
+) -> None:
+    names = place.sets({50: 7, 40: 7, 1: 7})
+    drilled(place.here, names[50], "backup_bad", evidence="failed")
+    drilled(place.here, names[40], "backup_bad", evidence="ok", freshness="failed")
+    drilled(place.here, names[1], "backup_bad")
+    assert removed(place.prune()) == {names[50]}
 
 
 def test_files_of_others_stay_at_the_target(place: Place) -> None:

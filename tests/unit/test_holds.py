@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from recovery_sets import lay_out
+from recovery_sets import drilled, lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import Section
@@ -149,6 +149,20 @@ def test_status_names_a_loss_of_rows_until_it_is_acknowledged(tmp_path: Path) ->
     assert told()
     acknowledge(AcknowledgeRequest(tmp_path, "shop"))
     assert not told()
+
+
+# -- what drills said -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["freshness", "assertion"])
+def test_a_set_that_a_drill_found_intact_but_old_is_what_is_left_when_the_newest_is_damaged(
+    tmp_path: Path, kind: str
+) -> None:
+    names = sets_of(tmp_path, {30: 100, 20: 100, 1: 100})
+    drilled(tmp_path, names[30], "backup_bad", evidence="failed")
+    drilled(tmp_path, names[20], "backup_bad", evidence="ok", **{kind: "failed"})
+    drilled(tmp_path, names[1], "backup_bad")
+    assert removed(pruned(tmp_path)) == {names[30]}
 
 
 # -- backups that failed -------------------------------------------------------------------------------

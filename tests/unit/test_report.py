@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
+from recovery_sets import drilled
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import report as records
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     BusyError,
     HostError,
@@ -425,6 +427,10 @@ def test_a_log_with_anything_in_it_can_be_read(tmp_path: Path) -> None:
     assert records.read_log(path) == [{"action": "drill"}]
     assert records.last_drills(path) == {}
     assert records.passed_sets(path) == set()
+    path.write_text(
+        '{"action": "drill", "set_name": "a", "verdict": "backup_bad", "checks": [1]}\n'
+    )
+    assert records.damaged_sets(path) == {"a"}
     with pytest.raises(HostError):
         records.read_log(tmp_path)
 
@@ -462,9 +468,40 @@ def test_a_set_that_passed_stays_passed_when_a_later_drill_had_trouble_of_its_ow
 
 
 def test_a_set_that_was_found_bad_since_has_not_passed(tmp_path: Path) -> None:
-    path = log(tmp_path / "log", ("a_20261101_020000", "pass"), ("a_20261102_020000", "pass"))
-    log(path, ("a_20261102_020000", "backup_bad"))
+    path = log(tmp_path / LOG_NAME, ("a_20261101_020000", "pass"), ("a_20261102_020000", "pass"))
+    drilled(tmp_path, "a_20261102_020000", "backup_bad", evidence="failed")
     assert records.passed_sets(path) == {"a_20261101_020000"}
+
+
+@pytest.mark.parametrize("kind", ["freshness", "assertion"])
+@pytest.mark.parametrize("evidence", ["ok", "skipped"])
+def test_a_set_that_is_only_old_or_whose_assertion_fails_is_not_damaged(
+    tmp_path: Path, kind: str, evidence: str
+) -> None:
+    path = log(tmp_path / LOG_NAME, ("a", "pass"))
+    drilled(tmp_path, "a", "backup_bad", **{kind: "failed", "evidence": evidence})
+    assert (records.damaged_sets(path), records.passed_sets(path)) == (set(), {"a"})
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [
+        {},
+        {"freshness": "failed"},
+        {"evidence": "failed"},
+        {"freshness": "ok", "evidence": "failed"},
+    ],
+)
+def test_a_set_that_could_not_be_read_or_gave_other_data_back_is_damaged_until_one_finds_it_intact(
+    tmp_path: Path, checks: dict[str, str]
+) -> None:
+    path = tmp_path / LOG_NAME
+    drilled(tmp_path, "a", "backup_bad", **checks)
+    assert records.damaged_sets(path) == {"a"}
+    drilled(tmp_path, "a", "environment")
+    assert records.damaged_sets(path) == {"a"}
+    drilled(tmp_path, "a", "partial", evidence="ok", http="skipped")
+    assert records.damaged_sets(path) == set()
 
 
 def test_a_drill_of_the_live_database_says_nothing_of_a_set(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def histories(draw: st.DrawFn) -> list[Candidate]:
             age,
             f"set-{n:02}",
             passed=passed and not bad,
-            found_bad=bad,
+            damaged=bad,
             safety=safety,
             rows=rows,
             unconfirmed=unconfirmed,
@@ -91,7 +91,7 @@ PERIODS = {
 
 
 def restorable(sets: list[Candidate]) -> list[Candidate]:
-    return [one for one in believed(sets) if not one.found_bad and not one.safety]
+    return [one for one in believed(sets) if not one.damaged and not one.safety]
 
 
 def standing_for(sets: list[Candidate], policy: Policy) -> set[str]:
@@ -150,7 +150,7 @@ def test_the_newest_set_that_passed_a_drill_stays_whatever_its_age(
 def test_a_bad_set_or_a_safety_dump_never_stands_in_for_the_newest_backup(
     sets: list[Candidate], policy: Policy
 ) -> None:
-    for newest in [one for one in believed(sets) if not one.found_bad and not one.safety][:1]:
+    for newest in [one for one in believed(sets) if not one.damaged and not one.safety][:1]:
         assert newest.name in kept(decide(sets, policy, NOW))
 
 

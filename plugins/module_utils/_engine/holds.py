@@ -96,7 +96,7 @@ def candidates(
                     name=one.recovery_set.name,
                     created=manifest.created,
                     passed=one.passed,
-                    found_bad=one.verdict == "backup_bad",
+                    damaged=one.damaged,
                     safety=manifest.purpose == "safety",
                     rows=manifest.rows,
                     unconfirmed=(unconfirmed or {}).get(one.recovery_set.name, ()),

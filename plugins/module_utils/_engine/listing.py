@@ -17,13 +17,16 @@ from .errors import HostError
 from .filenames import MANIFEST, dump_names, set_of_part
 from .manifest import Manifest
 from .model import iso
-from .report import last_drills, passed_sets
+from .report import damaged_sets, last_drills, passed_sets
 from .vault import RecoverySet, Vault, load_set
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One set as it is listed. `bytes` counts all its files; `verdict` and `drilled_at` are of its last drill, "" without one."""
+    """One set as it is listed. `bytes` counts all its files; `verdict` and `drilled_at` are of its last drill, "" without one.
+
+    `passed` and `damaged` are what drills found of its data.
+    """
 
     recovery_set: RecoverySet
     bytes: int
@@ -31,6 +34,7 @@ class Listed:
     verdict: str = ""
     drilled_at: str = ""
     passed: bool = False
+    damaged: bool = False
 
     @property
     def database(self) -> str:
@@ -72,6 +76,7 @@ def list_sets(directory: Path, database: str = "") -> list[Listed]:
     vault = Vault(directory)
     drills = last_drills(directory / LOG_NAME)
     passed = passed_sets(directory / LOG_NAME)
+    damaged = damaged_sets(directory / LOG_NAME)
     found = []
     for recovery_set in [*vault.everything(), *_without_dump(directory)]:
         drill = drills.get(recovery_set.name, {})
@@ -83,6 +88,7 @@ def list_sets(directory: Path, database: str = "") -> list[Listed]:
             verdict=verdict,
             drilled_at=str(drill.get("at", "")),
             passed=recovery_set.name in passed,
+            damaged=recovery_set.name in damaged,
         )
         if not database or listed.database in ("", database):
             found.append(listed)

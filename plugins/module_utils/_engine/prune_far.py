@@ -20,7 +20,7 @@ from .listing import list_sets
 from .model import Report, human_bytes, parse_time, utc_now
 from .offsite import NOT_OFFSITE
 from .remotes import store_of
-from .report import last_drills, passed_sets
+from .report import damaged_sets, passed_sets
 from .retention import Candidate, Decision, decide, newest_dated
 from .run import Progress, Run
 from .stores import FarSet, Store
@@ -62,7 +62,7 @@ class _Pruning:
         self._known = candidates(listed, request.database)
         self._hold = reason_to_hold(request.directory, request.database, self._known, self._now)
         log = request.directory / LOG_NAME
-        self._passed, self._drills = passed_sets(log), last_drills(log)
+        self._passed, self._damaged = passed_sets(log), damaged_sets(log)
         self._removed: list[dict[str, Any]] = []
         self._kept: list[dict[str, Any]] = []
         self._skipped: list[dict[str, Any]] = []
@@ -132,7 +132,7 @@ class _Pruning:
             created=created,
             # What is not known to be whole never takes the place of the newest.
             passed=good and far.name in self._passed,
-            found_bad=not good or self._drills.get(far.name, {}).get("verdict") == "backup_bad",
+            damaged=not good or far.name in self._damaged,
             safety=bool(copy and copy.purpose == "safety"),
             rows=copy.rows if copy else None,
             unconfirmed=() if good else (target,),

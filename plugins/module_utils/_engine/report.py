@@ -318,14 +318,38 @@ def last_drills(log_file: Path) -> dict[str, dict[str, str]]:
 
 
 def passed_sets(log_file: Path) -> set[str]:
-    """Every set that passed a drill and that none found bad since."""
+    """Every set that passed a drill and that none found damaged since."""
     passed = set()
     for name, entry in _drills(log_file):
         if entry.get("verdict") == "pass":
             passed.add(name)
-        elif entry.get("verdict") == "backup_bad":
+        elif _damaged(entry):
             passed.discard(name)
     return passed
+
+
+def damaged_sets(log_file: Path) -> set[str]:
+    """Every set that could not be read, or gave back other data than was dumped, and was not found intact since."""
+    damaged = set()
+    for name, entry in _drills(log_file):
+        if _damaged(entry):
+            damaged.add(name)
+        elif _evidence_of(entry) == "ok":
+            damaged.discard(name)
+    return damaged
+
+
+def _damaged(entry: Mapping[str, Any]) -> bool:
+    """Age and assertions tell of the database: a set that gave everything back is intact, whatever they say."""
+    return entry.get("verdict") == "backup_bad" and _evidence_of(entry) in ("", "failed")
+
+
+def _evidence_of(entry: Mapping[str, Any]) -> str:
+    """The status of the comparison with the evidence; "" for a drill that did not get so far."""
+    listed = entry.get("checks")
+    checks = listed if isinstance(listed, list) else []
+    found = (one for one in checks if isinstance(one, dict) and one.get("kind") == "evidence")
+    return next((str(one.get("status", "")) for one in found), "")
 
 
 def _drills(log_file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -69,7 +69,7 @@ class Candidate:
     name: str
     created: datetime
     passed: bool = False
-    found_bad: bool = False
+    damaged: bool = False
     safety: bool = False
     rows: int | None = None
     unconfirmed: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Candidate:
     @property
     def promising(self) -> bool:
         """Whether one would restore it, unless told otherwise."""
-        return not (self.found_bad or self.safety)
+        return not (self.damaged or self.safety)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Loss:
 #: Whatever the age, the newest set of each kind stays.
 _NEWEST_OF = (
     ("it is the newest complete set", lambda candidate: True),
-    ("it is the newest backup that no drill found bad", lambda candidate: candidate.promising),
+    ("it is the newest backup that no drill found damaged", lambda candidate: candidate.promising),
     ("it is the newest set that passed a drill", lambda candidate: candidate.passed),
 )
 
