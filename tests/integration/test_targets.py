@@ -32,6 +32,13 @@ from servers import (
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
     server as server_room,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.containers import (
+    Containers,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import (
+    DrillRequest,
+    drill,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import (
     BackupRequest,
     backup,
@@ -43,6 +50,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
     TargetError,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Target
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import owner_mark
 
 pytestmark = pytest.mark.integration
 
@@ -157,6 +165,46 @@ def test_a_service_is_found_by_its_labels_and_one_off_containers_are_not_it(
             assert report.container == server.name != one_off
     finally:
         remove(server.name)
+
+
+@pytest.fixture
+def built(image: str) -> Iterator[tuple[str, str]]:
+    """An image that Compose built for the service `db` of a project, and the project: it labels its images."""
+    project = f"p{uuid.uuid4().hex[:8]}"
+    pattern = docker("create", "--label", LABEL, image)
+    labels = compose(project)[1::2]
+    made = docker("commit", *(f"--change=LABEL {label}" for label in labels), pattern)
+    remove(pattern)
+    yield made, project
+    docker("rmi", "-f", made)
+
+
+def test_our_own_containers_of_an_image_that_compose_built_are_none_of_its_service(
+    built: tuple[str, str], sets: Path
+) -> None:
+    made, project = built
+    server = start_postgres(made, *compose(project))
+    engine = Containers().api
+    of_service: set[str] = set()
+    kinds: set[str] = set()
+
+    def look(*unused_progress: object) -> None:
+        for one in engine.containers(all=True):
+            if one["Labels"].get("com.docker.compose.project") == project:
+                of_service.add(one["Names"][0][1:])
+            if one["Labels"].get("firedrill.owner") == owner_mark():
+                kinds.add(one["Labels"]["firedrill.kind"])
+
+    try:
+        server.create("app", "CREATE TABLE t (x int); INSERT INTO t VALUES (1)")
+        target = Target("app", project=project, service="db")
+        assert backup(BackupRequest(target, sets), look).changed
+        assert drill(DrillRequest(target, sets), look).verdict == "pass"
+    finally:
+        remove(server.name)
+    # Compose would take any other for a replica too many and might remove the database's own.
+    assert of_service == {server.name}
+    assert kinds == {"sidecar", "drill"}
 
 
 # -- the Docker engine -----------------------------------------------------------------------------

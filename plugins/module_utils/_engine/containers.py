@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ except ImportError:
 LABEL = "firedrill"
 _OWNER = f"{LABEL}.owner"
 _RUN = f"{LABEL}.run"
-_PROJECT = "com.docker.compose.project"
-_SERVICE = "com.docker.compose.service"
-_ONEOFF = "com.docker.compose.oneoff"
+_COMPOSE = "com.docker.compose."
+_PROJECT = f"{_COMPOSE}project"
+_SERVICE = f"{_COMPOSE}service"
+_ONEOFF = f"{_COMPOSE}oneoff"
 _STOP_GRACE_S = 30
 #: A container has 1024 of them unless told otherwise.
 _FEW_SHARES = 128
@@ -291,9 +292,14 @@ class Containers:
     # -- containers of our own ---------------------------------------------------------------------
 
     @staticmethod
-    def labels(run: Run, kind: str) -> dict[str, str]:
-        """What marks a container or volume as ours: its kind, the run that made it and that run's process."""
-        return {f"{LABEL}.kind": kind, _RUN: run.id, _OWNER: run.mark}
+    def labels(run: Run, kind: str, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What marks a container or volume as ours: its kind, the run that made it and that run's process.
+
+        :param inherited: labels of the image. Compose writes its own on what it builds, and a container of ours that
+            had them would pass for one of the service, here and to Compose.
+        """
+        blank = {key: "" for key in inherited or {} if key.startswith(_COMPOSE)}
+        return {**blank, f"{LABEL}.kind": kind, _RUN: run.id, _OWNER: run.mark}
 
     @contextlib.contextmanager
     def throwaway(
@@ -308,7 +314,6 @@ class Containers:
     ) -> Iterator[Container]:
         """A server of the same image with no network and a volume of its own; both are gone afterwards."""
         name = f"firedrill-drill-{run.id}"
-        labels = self.labels(run, "drill")
         ident = ""
         try:
             with asking("Preparing the throwaway server"):
@@ -318,7 +323,7 @@ class Containers:
                 data = next(
                     (path for path in volumes if data.startswith(path)), data or _DATA_DIRECTORY
                 )
-                self.api.create_volume(name, labels=labels)
+                self.api.create_volume(name, labels=self.labels(run, "drill"))
                 host = self.api.create_host_config(
                     network_mode="none",
                     cpu_shares=cpu_shares(),
@@ -338,7 +343,7 @@ class Containers:
                     name=name,
                     command=list(command),
                     environment=environment,
-                    labels=labels,
+                    labels=self.labels(run, "drill", config.get("Labels")),
                     host_config=host,
                 )["Id"]
             with asking("Starting the throwaway server"):

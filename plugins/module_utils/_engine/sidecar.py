@@ -184,7 +184,7 @@ def run_beside(
             user="0:0",
             working_dir="/",
             environment={"LC_ALL": "C.UTF-8", **(environment or {})},
-            labels=containers.labels(run, "sidecar"),
+            labels=containers.labels(run, "sidecar", image["Config"].get("Labels")),
             stdin_open=stdin is not None,
             host_config=host,
             healthcheck={"test": ["NONE"]},
