@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,7 +64,8 @@ from _engine import errors, model
 from _engine.drill import DrillRequest, drill
 target = model.Target(database={self.database!r}, container={self.server.name!r})
 try:
-    drill(DrillRequest(target, Path({str(self.directory)!r}), timeout_s={timeout_s}), {progress})
+    request = DrillRequest(target, Path({str(self.directory)!r}), jobs=2, timeout_s={timeout_s})
+    print(drill(request, {progress}).msg)
 except errors.FiredrillError as error:
     raise SystemExit(str(error))
 """)
@@ -70,7 +73,7 @@ except errors.FiredrillError as error:
     def start_endless(self) -> subprocess.Popen[str]:
         """A drill in a process of its own that is in the middle of its load."""
         process = self.start()
-        await_that(lambda: _loading(process), "the drill is in the middle of its load", 90)
+        await_that(lambda: _loading(process), "the drill is in the middle of its load", WAIT_S)
         return process
 
 
@@ -133,4 +136,28 @@ def test_what_a_killed_drill_left_is_removed_by_the_next_one(plant, tmp_path):
     process.communicate(timeout=WAIT_S)
     report = drill(DrillRequest(plant.server.target(plant.database), tmp_path))
     assert report.verdict == "not_tested"
+    assert_nothing_left(process.pid)
+
+
+def _pg_restore(pid: int, *, worker: bool) -> int:
+    """The process id of the pg_restore that drill `pid` runs, or of one of its workers."""
+    mark = "label=firedrill.kind=sidecar"
+    running = docker("ps", "--no-trunc", "--format", "{{.ID}}", "--filter", mark).split()
+    (sidecar,) = set(own_containers(pid)) & set(running)
+    leader = int(docker("inspect", "-f", "{{.State.Pid}}", sidecar))
+    if not worker:
+        return leader
+    return int(Path(f"/proc/{leader}/task/{leader}/children").read_text().split()[0])
+
+
+@pytest.mark.parametrize("worker", [False, True], ids=["whole", "worker"])
+def test_a_killed_pg_restore_does_not_blame_the_backup(plant, worker):
+    """As the kernel kills where memory is short; without a memory cgroup the engine knows nothing of it."""
+    process = plant.start_endless()
+    os.kill(_pg_restore(process.pid, worker=worker), signal.SIGKILL)
+    said, errors = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, errors
+    assert said.startswith("environment: ")
+    assert "pg_restore was killed" in said
+    assert "memory" in said
     assert_nothing_left(process.pid)

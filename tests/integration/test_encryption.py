@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,6 +39,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump im
     backup,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    HostError,
     LockedError,
     SetError,
     ToolError,
@@ -47,6 +49,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyproo
     key_problems,
     last_proof,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring import open_key
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.listing import list_sets
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import FileEntry
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
@@ -61,7 +64,9 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.restore
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import (
     RUNTIME_DIRECTORY,
+    Run,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.sealed import decrypting
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.verify import (
     VerifyRequest,
@@ -280,6 +285,26 @@ def test_age_killed_in_the_middle_of_a_dump_leaves_no_set(
     assert killed
     assert list(sets.iterdir()) == []
     assert own_containers() == []
+
+
+def test_a_killed_decryption_does_not_blame_the_file(tmp_path: Path, pair: KeyPair) -> None:
+    path = tmp_path / "x.dump.age"
+    command = ("age", "--encrypt", "--recipient", pair.public, "--output", str(path))
+    # More than a pipe holds, so that it cannot have ended before.
+    subprocess.run(command, input=bytes(1 << 20), check=True)
+
+    def decrypt_and_kill() -> None:
+        with (
+            Run("drill") as run,
+            open_key(run, pair.private) as key,
+            decrypting(path, key, None) as stream,
+        ):
+            assert stream.read()
+            (pid,) = children("age", os.getpid())
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(HostError, match="age was killed by SIGKILL"):
+        decrypt_and_kill()
 
 
 _KILLED = """

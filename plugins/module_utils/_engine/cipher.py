@@ -254,11 +254,17 @@ class Decrypting:
         """Reads what is left, and waits for the end.
 
         :raises UndecryptedError: the program failed.
+        :raises HostError: it was killed, which says nothing about the file.
         """
         while self.read():
             pass
         messages = _pipe(self._process.stderr).read().decode(errors="replace")
         status = self._process.wait()
+        if status < 0:
+            raise HostError(
+                f"{self._label} was not decrypted: {described(self._program, status, messages)}",
+                todo="Was there memory enough? `dmesg` says what the kernel killed; run this again",
+            )
         if status:
             raise UndecryptedError(self._label, self._program, status, messages)
         return Plaintext(self._bytes, self._digest.hexdigest())

@@ -32,6 +32,8 @@ WHOLE = ("pg_restore", "--file=/dev/null")
 LIST = ("pg_restore", "--list")
 #: 128 + SIGKILL, as a shell would say it.
 _KILLED = 137
+#: What the leader of a parallel pg_restore says of it, and then ends with status 1.
+_WORKER_KILLED = "worker process died unexpectedly"
 MAGIC = b"PGDMP"
 
 #: Minor releases of November 2026 that close holes which corrupt or hostile archives could use.
@@ -275,7 +277,7 @@ class Programs:
     def check(self, ended: Finished, program: str) -> None:
         """Turns an exit status and the program's words into an error.
 
-        :raises HostError: disk or memory was not enough.
+        :raises HostError: disk or memory was not enough, or the program was killed.
         :raises TargetError: the server went away.
         :raises ToolError: anything else.
         """
@@ -295,8 +297,12 @@ class Programs:
                 f"The server in container {self._server.container.name} went away: {what}",
                 todo=f"See `docker logs {self._server.container.name}`; run this again when it is up",
             )
-        if ended.status == _KILLED:
-            raise ToolError(f"{program} was killed: {what}")
+        # Where the memory cgroup is off, as on Raspberry Pi OS, the engine does not know what the kernel killed.
+        if ended.status == _KILLED or _WORKER_KILLED in ended.stderr:
+            raise HostError(
+                f"{program} was killed: {what}",
+                todo="Was there memory enough? `dmesg` says what the kernel killed; run this again",
+            )
         raise ToolError(what)
 
     def _server_lives(self) -> bool:
