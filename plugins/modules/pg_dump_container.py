@@ -175,6 +175,11 @@ rows:
   sample:
     public.jobs: 1200
     public.users: 42
+total_rows:
+  description: Rows of all tables together, also of a dump that is encrypted; null when they were not counted.
+  returned: when a set was made
+  type: int
+  sample: 1242
 phases:
   description: Seconds that each phase took.
   returned: success

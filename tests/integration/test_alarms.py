@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from keys import age_key
 from servers import IMAGES, ROOT, Postgres, await_that, docker
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -113,6 +114,15 @@ def settings(tmp_path: Path, own_postgres: Postgres, sets: Path, receiver: Recei
     return path
 
 
+@pytest.fixture(params=["plain", "age"])
+def maybe_encrypted(request: pytest.FixtureRequest, settings: Path) -> None:
+    """Whether the sets are encrypted, so that their manifests tell of no table."""
+    if request.param == "age":
+        content = json.loads(settings.read_text())
+        content["encryption"] = {"with": "age", "recipients": [age_key().public]}
+        settings.write_text(json.dumps(content))
+
+
 def firedrill(settings: Path, *words: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [str(ROOT / "firedrill"), "--config", str(settings), *words],
@@ -206,9 +216,12 @@ def test_an_answer_that_is_no_success_has_not_arrived(settings: Path, receiver: 
     assert "This is a test" in message
 
 
-def test_a_dump_without_any_row_earns_no_ping_of_success(
+@pytest.mark.usefixtures("maybe_encrypted")
+def test_a_dump_with_rows_earns_a_ping_of_success_and_one_without_any_earns_none(
     settings: Path, own_postgres: Postgres, receiver: Receiver
 ) -> None:
+    assert firedrill(settings, "backup").returncode == 0
+    assert receiver.take()[0] == ["/start", ""]
     own_postgres.sql("TRUNCATE t", "shop")
     assert firedrill(settings, "backup").returncode == 0
     pings = [path.partition(SECRET)[2] for path, body in receiver.posts if "/ping/" in path]

@@ -201,6 +201,7 @@ def set_details(recovery_set: RecoverySet) -> dict[str, object]:
         "created_at": manifest.created_at,
         "evidence_level": manifest.evidence.level,
         "rows": manifest.evidence.counts(),
+        "total_rows": manifest.rows,
         "compress": manifest.compress,
     }
 
