@@ -19,7 +19,7 @@ from .config import Section
 from .errors import ConfigError, FiredrillError
 from .model import Report, iso, utc_now
 from .notices import notify
-from .outcomes import OK, Outcome
+from .outcomes import BUSY, OK, Outcome
 from .pings import FAIL, LOG, START, SUCCESS, ping
 from .schedule import Schedule
 from .status import status_rows, undelivered
@@ -68,7 +68,9 @@ class Monitor:
     def _tell(self, section: Section, problems: Iterable[str], now: datetime) -> None:
         before = Told.read(section.directory, section.database)
         ends, owed = self._earned(section, before)
-        pending = {**before.pings, **ends}
+        news = {job: one for job, one in ends.items() if one[0] != LOG}
+        # What is only a remark takes the place of no success and no failure that is still to be delivered.
+        pending = {**ends, **before.pings, **news}
         pings = {job: one for job, one in pending.items() if not self._ping(section, job, *one)}
         told, why = self._notify(section, before, problems)
         lost = "" if not why else before.lost or f"since {iso(now)}: {why}"
@@ -87,11 +89,14 @@ class Monitor:
         """The pings that the runs have earned, by job, and the success that waits for copies of its set."""
         ends = {job: end for (name, job), end in self._ends.items() if name == section.name}
         made, copied = ends.get("backup"), ends.pop("copy", None)
-        owed = before.owed if made is None else made[1] if made[0] == SUCCESS else ""
+        if made is None or made[0] == LOG:
+            owed = before.owed
+        else:
+            owed = made[1] if made[0] == SUCCESS else ""
         if not section.offsite.targets or not owed:
             return ends, ""
-        if copied is None:
-            if made:
+        if copied is None or copied[0] == LOG:
+            if made and made[0] == SUCCESS:
                 ends["backup"] = (LOG, f"{owed}\nIts copies are still to be made.")
             return ends, owed
         if copied[0] == SUCCESS:
@@ -164,7 +169,8 @@ def _verdict(outcome: Outcome) -> tuple[str, str]:
     """The kind of the ping that a run has earned, and its text."""
     report = outcome.report
     if report is None:
-        return FAIL, outcome.error
+        # What another run keeps from its turn has not failed: it comes when that one is done.
+        return (LOG if outcome.status == BUSY else FAIL), outcome.error
     # A dump with nothing in it may be one of the wrong database.
     if report.action == "backup" and report.details.get("total_rows") == 0:
         return FAIL, f"{report.msg}. It holds no row at all."
