@@ -506,6 +506,19 @@ def test_prune_never_touches_what_is_not_ours(
     assert len(list(sets.iterdir())) == 3
 
 
+def test_a_command_for_one_database_leaves_the_figures_of_the_others(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, sets: Path
+) -> None:
+    settings = _config(tmp_path, sets, f"{TWO}alarms: {{{{metrics_dir: '{tmp_path}'}}}}\n")
+    for words in ("prune",), ("--database", "one", "prune"):
+        assert Printed(capsys, "--config", settings, *words).status == 0
+        figures = (tmp_path / "firedrill.prom").read_text()
+        assert [name for name in ("one", "two") if f'_problems{{name="{name}"' in figures] == [
+            "one",
+            "two",
+        ]
+
+
 def test_hostile_names_cannot_steer_the_terminal_or_break_a_line(
     capsys: pytest.CaptureFixture[str], sets: Path
 ) -> None:

@@ -76,7 +76,7 @@ def earned(
     of: Section, runs: list[tuple[str, Outcome]], owed: str = ""
 ) -> tuple[dict[str, str], str]:
     """The kind of each job's ping after runs, and the success that still waits for copies."""
-    monitor = Monitor(Alarms(), [of], None)
+    monitor = Monitor(Alarms(), [of], None, [of])
     for action, outcome in runs:
         monitor.ended(action, of.name, outcome)
     pings, waits = monitor._earned(of, Told(owed=owed))

@@ -69,6 +69,7 @@ class Command:
         self._asked = _asked(options)
         self._policy = Policy()
         self._alarms = Alarms()
+        self._every: list[Section] = []
         self._sections = self._bare() if self._is_bare() else self._configured()
         self._changes = {
             key: getattr(options, key)
@@ -162,7 +163,7 @@ class Command:
         """Who is told of what is done; nobody of what only would be."""
         if self.name not in _TOLD or getattr(self._options, "check", False) or self._is_bare():
             return None
-        return Monitor(self._alarms, self._sections, load_schedule(self._path))
+        return Monitor(self._alarms, self._sections, load_schedule(self._path), self._every)
 
     def _try_alarms(self) -> Iterator[Task]:
         return self._each(lambda section, unused_progress: try_alarms(self._alarms, section))
@@ -215,7 +216,7 @@ class Command:
         config = load_config(self._path)
         self._policy = config.policy
         self._alarms = config.alarms
-        every = list(config.sections.values())
+        self._every = every = list(config.sections.values())
         asked = self._asked
         if not asked:
             return every

@@ -31,10 +31,19 @@ class Monitor:
     """Told of each run as it begins and ends; at the end it tells others."""
 
     def __init__(
-        self, alarms: Alarms, sections: Sequence[Section], schedule: Schedule | None
+        self,
+        alarms: Alarms,
+        sections: Sequence[Section],
+        schedule: Schedule | None,
+        every: Sequence[Section],
     ) -> None:
+        """
+        :param sections: the databases that the command is for.
+        :param every: all databases of the settings, for one file holds the figures of them all.
+        """
         self._alarms = alarms
         self._sections = {section.name: section for section in sections}
+        self._every = every if alarms.metrics_dir else sections
         self._schedule = schedule
         self._ends: dict[tuple[str, str], tuple[str, str]] = {}
         self._warnings: list[str] = []
@@ -53,9 +62,10 @@ class Monitor:
     def close(self) -> list[str]:
         """Tells what there is to tell; returns what could not be delivered, as warnings."""
         now = utc_now()
-        rows = status_rows(self._sections.values(), self._schedule, now)
+        rows = status_rows(self._every, self._schedule, now)
         for row in rows:
-            self._tell(self._sections[row["name"]], row["problems"], now)
+            if row["name"] in self._sections:
+                self._tell(self._sections[row["name"]], row["problems"], now)
         if self._alarms.metrics_dir:
             try:
                 metrics.write(self._alarms.metrics_dir, rows)
