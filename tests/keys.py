@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Real keys of age, SSH and gpg, made by their own programs."""
+"""Real keys of age, SSH and gpg, made by their own programs; and where a text lies open that they are to hide."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -71,3 +73,16 @@ def gpg_key(*, passphrase: str = "", expired: bool = False) -> KeyPair:
 
 
 MAKERS = {"age": age_key, "ssh": ssh_key, "gpg": gpg_key}
+
+
+def shows(text: str, *places: Path) -> list[str]:
+    """The files of the places that hold a text."""
+    found = []
+    for place in places:
+        # Path.rglob() fails where a directory vanishes meanwhile.
+        for directory, unused_directories, files in os.walk(place):
+            for path in (Path(directory, name) for name in files):
+                with contextlib.suppress(OSError):
+                    if path.is_file() and text.encode() in path.read_bytes():
+                        found.append(str(path))
+    return found

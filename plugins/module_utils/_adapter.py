@@ -234,6 +234,7 @@ def run_key_check(params: Params, check: bool) -> Report:
             directory=Path(params["backup_dir"]),
             source=params["src"],
             timeout_s=params["timeout"],
+            offsite=_offsite(params),
             **_identity(params),
         ),
         note=not check,

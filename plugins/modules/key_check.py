@@ -38,6 +38,12 @@ options:
       - Directory of the recovery sets on the host, the O(firedrill.postgres.pg_dump_container#module:dest) of the dumps.
     type: path
     required: true
+  config:
+    description:
+      - The settings of the C(firedrill) command on the host, which role P(firedrill.postgres.engine#role) writes. Only read for a set
+        at an offsite target, whose description is in them.
+    type: path
+    default: /etc/firedrill/config.yml
 seealso:
   - module: firedrill.postgres.pg_dump_container
   - module: firedrill.postgres.restore_drill
@@ -51,6 +57,16 @@ EXAMPLES = r"""
     database: ai_fsm
     backup_dir: /var/backups/firedrill
     identity: "{{ vault_backup_key }}"
+  become: true
+
+- name: Prove that it opens the newest one at the offsite targets
+  firedrill.postgres.key_check:
+    project: ai-fsm
+    service: db
+    database: ai_fsm
+    backup_dir: /var/backups/firedrill
+    identity: "{{ vault_backup_key }}"
+    src: offsite:latest
   become: true
 """
 
@@ -117,7 +133,7 @@ phases:
 error:
   description:
     - Which kind of error it was, for rules of your own.
-    - One of V(config), V(target), V(set), V(locked), V(host), V(tool), V(interrupted), V(internal).
+    - One of V(config), V(target), V(set), V(locked), V(host), V(tool), V(offsite), V(interrupted), V(internal).
   returned: failure
   type: str
   sample: locked
@@ -132,6 +148,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._adapter import
 ARGUMENTS = {
     "src": {"type": "str", "default": "latest"},
     "backup_dir": {"type": "path", "required": True},
+    "config": {"type": "path", "default": "/etc/firedrill/config.yml"},
     **IDENTITY,
 }
 

@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from keys import MAKERS, KeyPair, age_key, gpg_key
+from keys import MAKERS, KeyPair, age_key, gpg_key, shows
 from servers import (
     Postgres,
     bulk,
@@ -104,19 +104,6 @@ def database(server: Postgres) -> str:
 @pytest.fixture(scope="module")
 def pair() -> KeyPair:
     return age_key()
-
-
-def shows(text: str, *places: Path) -> list[str]:
-    """The files of the places that hold a text."""
-    found = []
-    for place in places:
-        # Path.rglob() fails where a directory vanishes meanwhile.
-        for directory, unused_directories, files in os.walk(place):
-            for path in (Path(directory, name) for name in files):
-                with contextlib.suppress(OSError):
-                    if path.is_file() and text.encode() in path.read_bytes():
-                        found.append(str(path))
-    return found
 
 
 def hidden_everywhere(sets: Path) -> None:

@@ -2,13 +2,16 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Sets that are restored, drilled and verified straight from an offsite target, by the command on the host."""
+"""Sets that are restored, drilled and verified straight from an offsite target, by the command on the host and by the modules."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,13 +20,18 @@ from typing import Any
 import pytest
 import yaml
 from far_ends import S3, Ssh, free_port, s3_server, small_disk, ssh_server
+from keys import MAKERS, shows
 from recovery_sets import lay_out
-from servers import IMAGES, ROOT, Postgres
+from servers import IMAGES, ROOT, Postgres, await_that, docker
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import locate, sweep
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Ledger
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import utc_now
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run, owner_mark
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import (
+    RUNTIME_DIRECTORY,
+    Run,
+    owner_mark,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets import (
     Offsite,
     RcloneTarget,
@@ -94,16 +102,49 @@ class Host:
     def write(self) -> None:
         self.path.write_text(yaml.safe_dump(self.content, sort_keys=False))
 
-    def run(self, *words: str, status: int = 0) -> Any:
-        done = subprocess.run(
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
             [str(ROOT / "firedrill"), "--config", str(self.path), "--json", *words],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+        )
+
+    def run(self, *words: str, status: int = 0, stdin: str = "") -> Any:
+        begun = self.begin(*words)
+        output, errors = begun.communicate(stdin)
+        assert "Traceback" not in output + errors
+        assert begun.returncode == status, output + errors
+        return json.loads(output)
+
+    def play(self, *tasks: dict[str, Any], status: int = 0) -> str:
+        """Lets Ansible run tasks on this machine, where `firedrill` is the command with these settings."""
+        home = self.path.parent
+        command = home / "bin" / "firedrill"
+        command.parent.mkdir(exist_ok=True)
+        command.write_text(f'#!/bin/sh\nexec "{ROOT}/firedrill" --config "{self.path}" "$@"\n')
+        command.chmod(0o755)
+        book = home / "play.yml"
+        given = {"ansible_python_interpreter": sys.executable}
+        play = {"hosts": "localhost", "gather_facts": False, "vars": given, "tasks": list(tasks)}
+        book.write_text(yaml.safe_dump([{**play, "connection": "local"}]))
+        done = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("ansible-playbook")),
+                "-i",
+                "localhost,",
+                str(book),
+            ],
             check=False,
             capture_output=True,
             text=True,
+            cwd=ROOT,
+            env={**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"},
         )
-        assert "Traceback" not in done.stdout + done.stderr
         assert done.returncode == status, done.stdout + done.stderr
-        return json.loads(done.stdout)
+        return done.stdout
 
     def downloads(self) -> list[str]:
         return [path.name for path in self.sets.glob(".offsite-*")]
@@ -140,6 +181,67 @@ def test_a_set_goes_to_two_targets_and_comes_back_when_there_is_nothing_else_lef
     assert host.downloads() == []
     again = host.run("restore", f"offsite:nas/{name}")
     assert (again["changed"], "was restored at" in again["msg"]) == (False, True)
+
+
+#: Keeps a restore in its last step until somebody lets it go on.
+WAIT = "COPY (SELECT 1) TO PROGRAM 'touch /tmp/{0}; while [ -e /tmp/{0} ]; do sleep 0.1; done'"
+
+
+@pytest.mark.parametrize("kind", ["age", "gpg"])
+def test_an_encrypted_set_comes_back_from_a_target_with_the_key_and_nothing_of_it_lies_open(
+    host: Host, postgres: Postgres, kind: str
+) -> None:
+    pair, other = MAKERS[kind](), MAKERS[kind]()
+    word = f"clandestine-{uuid.uuid4().hex}"
+    database = postgres.create(
+        content=f"CREATE TABLE t (id int PRIMARY KEY, note text);"
+        f"INSERT INTO t SELECT g, '{word}' FROM generate_series(1, 300) g;"
+    )
+    host.content["encryption"] = {"with": pair.method, "recipients": [pair.public]}
+    settings = {"container": postgres.name, "post_sql": [{"sql": WAIT.format(word)}]}
+    host.content["databases"] = {database: settings}
+    host.write()
+    name = host.run("backup")["set_name"]
+    assert [one["uploaded"] for one in host.run("copy")["targets"]] == [[name], [name]]
+    before = postgres.sql(ROWS, database)
+    shutil.rmtree(host.sets)
+    postgres.sql("DELETE FROM t WHERE id > 10", database)
+    # Without the key, or with another, nothing can be said of it; and nothing is done with it.
+    assert host.run("drill", "--set", "offsite:nas/latest", status=6)["verdict"] == "not_tested"
+    for words, stdin in (((), ""), (("--identity-file", "-"), other.private)):
+        failed = host.run("restore", "offsite:latest", *words, status=1, stdin=stdin)
+        assert failed["failed"]
+        assert other.secret not in str(failed)
+    assert postgres.sql("SELECT count(*) FROM t", database) == "10"
+    key = ("--identity-file", "-")
+    opened = host.run("keycheck", "--set", f"offsite:bucket/{name}", *key, stdin=pair.private)
+    assert (opened["verdict"], opened["changed"]) == ("intact", True)
+    drilled = host.run("drill", "--set", "offsite:nas/latest", *key, stdin=pair.private)
+    assert (drilled["verdict"], drilled["set_name"]) == ("pass", name)
+    restoring = host.begin("restore", "offsite:latest", *key)
+    assert restoring.stdin
+    restoring.stdin.write(pair.private)
+    restoring.stdin.close()
+    restoring.stdin = None
+    seen = f"test -e /tmp/{word} && echo yes"
+    await_that(
+        lambda: (
+            restoring.poll() is not None
+            or docker("exec", postgres.name, "sh", "-c", seen, check=False)
+        ),
+        "the restore plays the SQL after it",
+    )
+    (download,) = host.downloads()
+    assert sorted(path.name for path in (host.sets / download).glob("*.dump.*"))
+    for text in (word, pair.secret):
+        places = (host.sets, host.far, RUNTIME_DIRECTORY, Path("/dev/shm"))
+        assert shows(text, *places) == []
+    docker("exec", postgres.name, "rm", f"/tmp/{word}")
+    output, errors = restoring.communicate()
+    assert restoring.returncode == 0, output + errors
+    assert postgres.sql(ROWS, database) == before
+    assert pair.secret not in output + errors
+    assert host.downloads() == []
 
 
 def test_what_comes_down_damaged_is_not_restored_and_the_drill_says_so(
@@ -192,6 +294,40 @@ def test_a_target_that_cannot_be_reached_has_an_exit_status_of_its_own_and_is_a_
     assert any("could not be asked" in text for text in drilled["warnings"])
     assert host.run("verify", "offsite:nas/latest", status=9)["failed"]
     assert "no offsite target" in host.run("verify", "offsite:moon/latest", status=2)["msg"]
+
+
+def test_a_play_shows_the_copies_and_fails_where_a_target_has_not_got_every_set(
+    host: Host, postgres: Postgres, shop: str
+) -> None:
+    options = {"database": shop, "container": postgres.name, "backup_dir": str(host.sets)}
+    role = {
+        "ansible.builtin.import_role": {"name": "firedrill.postgres.backup"},
+        "vars": {
+            **{f"firedrill_{name}": value for name, value in options.items()},
+            "firedrill_offsite": host.content["offsite"],
+        },
+    }
+    host.content["offsite"]["nas"]["port"], port = (
+        free_port(),
+        host.content["offsite"]["nas"]["port"],
+    )
+    host.write()
+    shown = host.play(role, status=2)
+    assert "NOT all are at nas" in shown
+    ledger, (name,) = Ledger(host.sets, shop), [path.stem for path in host.sets.glob("*.dump")]
+    assert [ledger.confirmed(name, target) for target in ("bucket", "nas")] == [True, False]
+    host.content["offsite"]["nas"]["port"] = port
+    host.write()
+    assert "failed=0" in host.play(role)
+    shutil.rmtree(host.sets)
+    postgres.sql("CREATE TABLE since (id int)", shop)
+    # The modules find the targets in the settings of the host, as the command does.
+    restore = {**options, "src": "offsite:nas/latest", "config": str(host.path)}
+    assert "was restored in" in host.play(
+        {"firedrill.postgres.pg_restore_container": restore, "register": "done"},
+        {"ansible.builtin.debug": {"var": "done.msg"}},
+    )
+    assert "since" not in postgres.sql("SELECT tablename FROM pg_tables", shop)
 
 
 def test_the_schedule_copies_what_it_made_and_catches_up_later(host: Host, shop: str) -> None:

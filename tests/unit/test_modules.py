@@ -31,7 +31,8 @@ SECRET = "it's \\a \"$(se)cret`;&|<>*?[]#~=%\u00fc"
 DUMP = "pg_dump_container"
 RESTORE = "pg_restore_container"
 DRILL = "restore_drill"
-ENGINE = {DUMP: "backup", RESTORE: "restore", DRILL: "drill"}
+KEY_CHECK = "key_check"
+ENGINE = {DUMP: "backup", RESTORE: "restore", DRILL: "drill", KEY_CHECK: "check_key"}
 
 
 class Result:
@@ -82,7 +83,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Notes the requests that reach the engine, in whose place it answers with an empty report."""
     requests: list[Any] = []
 
-    def note(request: Any) -> Report:
+    def note(request: Any, **unused_more: Any) -> Report:
         requests.append(request)
         return Report(action="noted", changed=False, msg="noted", database="app")
 
@@ -381,6 +382,28 @@ def test_options_that_are_left_out_are_the_engines_own_defaults(
         _adapter.RestoreRequest(target, host),
         _adapter.DrillRequest(target, host),
     ]
+
+
+@pytest.mark.parametrize("module", [RESTORE, DRILL, KEY_CHECK])
+def test_a_set_at_a_target_is_looked_for_where_the_settings_of_the_host_say(
+    call: Any, engine: list[Any], host: Path, tmp_path: Path, module: str
+) -> None:
+    known = {"host": "nas", "path": "/b", "identity_file": "/k", "known_hosts_file": "/h"}
+    settings = {
+        "backup_dir": str(host),
+        "databases": {"shop": {"container": "db", "database": "app"}},
+        "offsite": {"nas": {"type": "rsync", **known}},
+    }
+    config = tmp_path / "config.yml"
+    config.write_text(yaml.safe_dump(settings))
+    call(module, src="offsite:latest", config=str(config))
+    call(module, src="latest", config=str(tmp_path / "nowhere.yml"))
+    far, near = engine
+    assert far.source == "offsite:latest"
+    assert (far.offsite.names, far.offsite.folder) == (["nas"], "shop")
+    assert near.offsite.names == []
+    result = call(module, src="offsite:latest", config=str(tmp_path / "nowhere.yml"))
+    assert "There is no configuration file" in result.msg
 
 
 def test_public_keys_without_a_program_are_refused(call: Any, engine: list[Any]) -> None:
