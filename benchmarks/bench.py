@@ -22,29 +22,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# The link that tools/setup.sh makes.
+sys.path[:0] = [str(ROOT / ".ansible" / "collections"), str(ROOT / "tests")]
+
+from far_ends import ssh_server  # noqa: E402
+
 IMAGE = os.environ.get("FIREDRILL_BENCH_IMAGE", "firedrill-test/postgres:17")
 LABEL = "firedrill.bench=1"
 PROJECT = f"bench{uuid.uuid4().hex[:6]}"
 CONTAINER = f"{PROJECT}-db-1"
 APPLICATION = f"{PROJECT}-web-1"
 _PRELUDE = f"""
-import json, sys
-from pathlib import Path
+import json, resource, sys
+from pathlib import Path, PosixPath
 sys.path.insert(0, {str(ROOT / "plugins" / "module_utils")!r})
 from _engine.dump import BackupRequest, backup
 from _engine.model import Encryption, Target
+from _engine.offsite import CopyRequest, copy_sets
 from _engine.restore import RestoreRequest, restore
+from _engine.retention import Policy
+from _engine.targets import Offsite, RcloneTarget, RsyncTarget
 target = Target(database=sys.argv[1], container={CONTAINER!r})
 directory = Path(sys.argv[2])
+"""
+_ENDING = """
+programs = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps({**r.as_dict(), "programs_kib": programs}))
 """
 
 
 @dataclass
 class Ours:
-    """One run of the engine in a process of its own: seconds, peak memory, and its report."""
+    """One run of the engine in a process of its own: seconds, peak memory of it and of its largest program, its report."""
 
     seconds: float
     peak_mib: float
+    program_mib: float
     report: dict[str, object]
 
     def phase(self, name: str) -> float:
@@ -96,7 +109,7 @@ def engine(code: str, database: str, directory: Path) -> Ours:
         [
             sys.executable,
             "-c",
-            f"{_PRELUDE}{code}\nprint(json.dumps(r.as_dict()))",
+            f"{_PRELUDE}{code}\n{_ENDING}",
             database,
             str(directory),
         ],
@@ -109,7 +122,8 @@ def engine(code: str, database: str, directory: Path) -> Ours:
     seconds = time.monotonic() - began
     if status:
         sys.exit(f"the engine ended with wait status {status}")
-    return Ours(seconds, usage.ru_maxrss / 1024, json.loads(text))
+    report = json.loads(text)
+    return Ours(seconds, usage.ru_maxrss / 1024, report["programs_kib"] / 1024, report)
 
 
 def fill(database: str, scale: int) -> int:
@@ -192,6 +206,27 @@ def gpg_recipient(directory: Path) -> str:
     return done.stdout.decode()
 
 
+def copied(key: str, directory: Path) -> dict[str, Ours]:
+    """Encrypted backups with a copy each, at an SSH server on this machine, by the program that brings it there."""
+    home = directory / "ssh"
+    home.mkdir(mode=0o700)
+    found = {}
+    with ssh_server(home) as ssh:
+        for program, start_at in (("rsync", ssh.rsync), ("rclone", ssh.sftp)):
+            place = directory / f"far-{program}"
+            place.mkdir()
+            found[program] = engine(
+                f"""
+backup(BackupRequest(target, directory, encryption=Encryption('age', ({key!r},))))
+r = copy_sets(CopyRequest(directory, target.database, Offsite(({start_at(program, place)!r},), target.database)))
+assert not r.verdict, r
+""",
+                "bench",
+                directory / f"with-{program}",
+            )
+    return found
+
+
 def row(what: str, ours: float, theirs: float, unit: str, wanted: str) -> str:
     return f"| {what} | {ours:.2f} {unit} | {theirs:.2f} {unit} | {ours / theirs:.3f}x | {wanted} |"
 
@@ -208,14 +243,16 @@ def measure(scale: int, directory: Path) -> list[str]:
     quarter = engine(
         "r = backup(BackupRequest(target, directory))", "quarter", directory / "quarter"
     )
+    age_key = age_recipient()
     encrypted = {
         method: engine(
             f"r = backup(BackupRequest(target, directory, encryption=Encryption({method!r}, ({key!r},))))",
             "bench",
             directory / method,
         )
-        for method, key in (("age", age_recipient()), ("gpg", gpg_recipient(directory)))
+        for method, key in (("age", age_key), ("gpg", gpg_recipient(directory)))
     }
+    copies = copied(age_key, directory)
     psql("bench", "TRUNCATE orders")
     restored = engine(
         f"r = restore(RestoreRequest(target, directory, stop_services=({APPLICATION!r},)))",
@@ -245,6 +282,12 @@ def measure(scale: int, directory: Path) -> list[str]:
     hidden = (
         f"Encrypted, read whole while it passes by, instead of {whole.seconds:.1f} s: {overhead}."
     )
+    far = "; ".join(
+        f"by {program} {one.seconds:.1f} s, {one.seconds / whole.seconds:.2f}x (wanted: 1.15x), peak memory "
+        f"{one.peak_mib:.1f} MiB and {one.program_mib:.1f} MiB of the largest program (wanted: together under 100)"
+        for program, one in copies.items()
+    )
+    away = f"Encrypted with age, and copied to an SSH server on this machine, checked there: {far}."
     return [
         f"Database: {size / mb:.0f} MB, server {psql('postgres', 'SHOW server_version')}; host: {machine}",
         "",
@@ -269,6 +312,8 @@ def measure(scale: int, directory: Path) -> list[str]:
         memory,
         "",
         hidden,
+        "",
+        away,
     ]
 
 
