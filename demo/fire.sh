@@ -32,7 +32,7 @@ address() { sed -n 's/^ *HostName //p' "$FIREDRILL_PI_DIR/hosts/$1.conf"; }
 
 # The rows of each table. The application writes meanwhile, so that after the fire they are those of the backup.
 rows() {
-	on pi 'sudo docker exec -i $(sudo docker ps --quiet --filter name=db) psql -Xqx -U postgres -d ai_fsm' <demo/rows.sql
+	on pi sudo docker exec -i ai-fsm-db psql -Xqx -U postgres -d ai_fsm <demo/rows.sql
 }
 
 clean() {
