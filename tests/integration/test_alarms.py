@@ -15,17 +15,11 @@ from pathlib import Path
 
 import pytest
 from keys import age_key
-from servers import IMAGES, ROOT, Postgres, await_that, docker
+from servers import ROOT, Postgres, await_that, docker
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
 SECRET = "s3cret-part-of-an-address"
-
-
-@pytest.fixture(scope="session")
-def image() -> str:
-    """One version is enough: what is told does not depend on it."""
-    return IMAGES[-1]
 
 
 class Receiver:

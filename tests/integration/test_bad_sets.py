@@ -23,7 +23,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
     RefusedError,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
 
 @pytest.fixture(scope="module")

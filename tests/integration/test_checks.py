@@ -35,7 +35,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.server import Server
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
 APP_IMAGE = "firedrill-test/app:1"
 PROJECT = f"fdt-{uuid.uuid4().hex[:8]}"

@@ -21,7 +21,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
     RefusedError,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
 _DISK_MB = 100
 _TABLE_MB = 25

@@ -38,7 +38,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run imp
     owner_mark,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.restore
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rollback import roll_back
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
 #: Code that makes a process send itself a signal at a moment of its cut-over.
 MOMENTS = {

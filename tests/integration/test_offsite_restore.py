@@ -22,7 +22,7 @@ import yaml
 from far_ends import S3, Ssh, free_port, s3_server, small_disk, ssh_server
 from keys import MAKERS, shows
 from recovery_sets import lay_out
-from servers import IMAGES, ROOT, Postgres, await_that, docker
+from servers import ROOT, Postgres, await_that, docker
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import locate, sweep
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Ledger
@@ -38,15 +38,9 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
 ROWS = "SELECT count(*), sum(id) FROM t"
-
-
-@pytest.fixture(scope="session", params=IMAGES[-1:])
-def image(request: pytest.FixtureRequest) -> str:
-    """One version: what is asked here does not depend on it."""
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run imp
     RUNTIME_DIRECTORY,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
 #: Every character that means something to a shell, a connection string or a .pgpass file.
 PASSWORD = r"""p' w"$(touch x)`id`;&|<>*?[]{}!#~%41^()\n\\=+,.:@/é $HOME -W dbname=x"""

@@ -15,7 +15,7 @@ from restoring import Shop, stock_shop
 from servers import IMAGES, Postgres, await_final_server, remove, start_postgres
 
 # One worker starts the two servers once for all of them.
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("two versions")]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

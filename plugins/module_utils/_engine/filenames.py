@@ -26,7 +26,9 @@ _PART = re.compile(
 def file_base(database: str) -> str:
     """A database's name as a file name: what is unsafe in one is percent-encoded byte by byte."""
     safe = re.sub(
-        rb"[^A-Za-z0-9_.-]", lambda m: b"%%%02X" % m.group()[0], database.encode("utf-8", "surrogateescape")
+        rb"[^A-Za-z0-9_.-]",
+        lambda m: b"%%%02X" % m.group()[0],
+        database.encode("utf-8", "surrogateescape"),
     ).decode()
     return re.sub(r"^[.-]", lambda m: f"%{ord(m.group()):02X}", safe)
 
