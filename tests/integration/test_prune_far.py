@@ -15,6 +15,7 @@ import pytest
 from recovery_sets import drilled, lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import Section
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import HostError
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.holds import (
     AcknowledgeRequest,
@@ -38,6 +39,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.prune_f
     prune_far,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.retention import Policy
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.status import status_rows
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets import (
     Offsite,
     RcloneTarget,
@@ -183,6 +185,40 @@ def test_a_removal_that_was_cut_off_is_ended_and_then_forgotten(place: Place) ->
     place.prune()
     assert ledger.copy_of(names[40], "disk") is None
     assert place.far() == {names[1]}
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_a_lost_copy_is_a_problem_until_it_is_acknowledged_or_would_have_gone_by_now(
+    place: Place, acknowledged: bool
+) -> None:
+    names = place.sets({40: 7, 20: 7, 1: 7})
+    for directory in (place.here, place.there):
+        for path in [*directory.glob(f"{names[40]}*"), *directory.glob(f"{names[20]}*")]:
+            path.unlink()
+    copy_sets(CopyRequest(place.here, "shop", place.offsite()))
+    section = Section("shop", place.here, {"container": "none"}, place.offsite())
+
+    def told() -> str:
+        (row,) = status_rows([section], None, NOW)
+        return "; ".join(problem for problem in row["problems"] if "has lost" in problem)
+
+    assert names[40] in told()
+    assert names[20] in told()
+    place.prune(check=True)
+    acknowledge(AcknowledgeRequest(place.here, "shop", check=True))
+    assert names[40] in told()
+    if acknowledged:
+        done = acknowledge(AcknowledgeRequest(place.here, "shop"))
+        assert done.changed
+        assert names[20] in done.msg
+        assert told() == ""
+        assert not acknowledge(AcknowledgeRequest(place.here, "shop")).changed
+    else:
+        place.prune()
+        assert names[40] not in told()
+        assert names[20] in told()
+    # What is forgotten is not told as a new loss.
+    assert copy_sets(CopyRequest(place.here, "shop", place.offsite())).warnings == []
 
 
 def test_the_guide_to_a_recovery_lies_beside_the_copies_and_is_replaced(place: Place) -> None:

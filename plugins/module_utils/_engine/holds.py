@@ -17,6 +17,7 @@ from .attempts import Attempts
 from .durable import read_object, replace_file
 from .errors import HostError
 from .filenames import file_base
+from .ledger import Ledger
 from .listing import Listed, list_sets
 from .model import Report, iso, parse_time, utc_now
 from .retention import Candidate, Loss, find_loss, newest_dated
@@ -55,7 +56,8 @@ class Acknowledgement:
 
 @dataclass(frozen=True)
 class AcknowledgeRequest:
-    """Of which database it was meant that there are far fewer rows; with `check` only says what waits for it."""
+    """Of which database it was meant that there are far fewer rows, or that copies of its sets are gone; with `check`
+    only says what waits for it."""
 
     directory: Path
     database: str
@@ -63,21 +65,36 @@ class AcknowledgeRequest:
 
 
 def acknowledge(request: AcknowledgeRequest) -> Report:
-    """Notes that the last loss of rows was meant, so that sets from before it may go when they are old enough.
+    """Notes that the last loss of rows was meant, so that sets from before it may go when they are old enough; and
+    forgets the copies that are gone at the offsite targets and here, which are a problem until then.
 
     :raises HostError: the directory cannot be read or written.
     """
-    now = utc_now()
-    known = candidates(list_sets(request.directory, request.database), request.database)
-    loss = waiting_loss(request.directory, request.database, known, now)
+    now, directory, database = utc_now(), request.directory, request.database
+    known = candidates(list_sets(directory, database), database)
+    loss = waiting_loss(directory, database, known, now)
     newest = newest_dated(known, now)
-    msg = "No loss of rows waits to be acknowledged"
+    done = "would be" if request.check else "is"
+    said = []
     if loss and newest:
-        done = "would be" if request.check else "is"
-        msg = f"{loss}: this {done} acknowledged as meant, sets from before it may go when they are old enough"
+        said.append(
+            f"{loss}: this {done} acknowledged as meant, sets from before it may go when they are old enough"
+        )
         if not request.check:
-            Acknowledgement(request.directory, request.database).record(newest)
-    return Report(action="acknowledge", changed=bool(loss), msg=msg, database=request.database)
+            Acknowledgement(directory, database).record(newest)
+    ledger = Ledger(directory, database)
+    for target, names in ledger.lost(one.name for one in known).items():
+        said.append(
+            f"offsite target {target} has lost {', '.join(names)}: this {done} acknowledged as meant, and forgotten"
+        )
+        if not request.check:
+            ledger.forget(target, names)
+    return Report(
+        action="acknowledge",
+        changed=bool(said),
+        msg="; ".join(said) or "No loss of rows and no lost copy waits to be acknowledged",
+        database=database,
+    )
 
 
 def candidates(

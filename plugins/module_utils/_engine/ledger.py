@@ -106,6 +106,19 @@ class Ledger:
         before = self.copy_of(set_name, target) or Copy(REMOVED, "")
         self.note(set_name, target, replace(before, state=REMOVED, at=iso(now)))
 
+    def lost(self, here: Iterable[str]) -> dict[str, list[str]]:
+        """By target the names of the sets that it has lost, and that are not among those that are here either."""
+        known = set(here)
+        found = {
+            target: sorted(
+                name
+                for name, copy in state.copies.items()
+                if copy.state == LOST and name not in known
+            )
+            for target, state in self.targets().items()
+        }
+        return {target: names for target, names in found.items() if names}
+
     def forget(self, target: str, set_names: Iterable[str]) -> None:
         """Sets that are neither here nor there any more."""
         gone = set(set_names)
@@ -237,6 +250,7 @@ def target_problems(
             found.append(
                 f"offsite target {name} has lost {', '.join(lost[:3])}"
                 + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+                + ", not here either (`firedrill acknowledge` if somebody removed them on purpose)"
             )
     return found
 

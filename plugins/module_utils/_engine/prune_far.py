@@ -114,6 +114,7 @@ class _Pruning:
         else:
             self._remove(store, target, far, going, known)
             self._tidy(store, far, copies)
+            self._forget_losses(target, known, copies, hold)
         self._skipped += [
             {"name": one.name, "target": target.name, "problems": ["it has no manifest there"]}
             for one in far.values()
@@ -167,6 +168,25 @@ class _Pruning:
         ]
         if gone:
             self._ledger.forget(store.name, gone)
+
+    def _forget_losses(
+        self, target: OffsiteTarget, known: list[Candidate], copies: Mapping[str, Copy], hold: str
+    ) -> None:
+        """A lost copy that would be removed by now, were it still there, is missed by nobody any more."""
+        there = {one.name for one in known}
+        lost = []
+        for name in self._ledger.lost(self._here).get(target.name, ()):
+            with suppress(ValueError):
+                created, safety = (
+                    parse_time(copies[name].created_at),
+                    copies[name].purpose == "safety",
+                )
+                lost += [Candidate(name, created, safety=safety)] if name not in there else []
+        names = {one.name for one in lost}
+        decisions = decide([*known, *lost], target.retention, self._now, hold=hold)
+        gone = [one.name for one in decisions if not one.keep and one.name in names]
+        if gone:
+            self._ledger.forget(target.name, gone)
 
     def _told(
         self, decision: Decision, far: Mapping[str, FarSet], target: OffsiteTarget
