@@ -13,6 +13,7 @@ from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ._engine.attempts import failures_noted
 from ._engine.config import load_config
 from ._engine.drill import DrillRequest, drill
 from ._engine.dump import BackupRequest, backup
@@ -161,10 +162,12 @@ def _internal(error: Exception) -> str:
 
 def run_backup(params: Params, check: bool) -> Report:
     """pg_dump_container."""
-    return backup(
-        BackupRequest(
+    directory = Path(params["dest"])
+    # A file of public keys that cannot be read fails a backup as well.
+    with failures_noted(directory, params["database"], check=check):
+        request = BackupRequest(
             target=_target(params),
-            directory=Path(params["dest"]),
+            directory=directory,
             compress=params["compress"],
             evidence=params["evidence"],
             globals=params["globals"],
@@ -174,7 +177,7 @@ def run_backup(params: Params, check: bool) -> Report:
             check=check,
             encryption=_encryption(params),
         )
-    )
+    return backup(request)
 
 
 def run_restore(params: Params, check: bool) -> Report:

@@ -30,6 +30,7 @@ from servers import (
     start_postgres,
 )
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import (
     DrillRequest,
     drill,
@@ -39,6 +40,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump im
     backup,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    ConfigError,
     HostError,
     LockedError,
     SetError,
@@ -272,6 +274,18 @@ def test_age_killed_in_the_middle_of_a_dump_leaves_no_set(
     assert killed
     assert list(sets.iterdir()) == []
     assert own_containers() == []
+
+
+def test_a_backup_to_a_key_that_has_expired_is_a_failed_one_for_the_retention(
+    server: Postgres, database: str, sets: Path, pair: KeyPair
+) -> None:
+    server.backup(sets, database, encryption=pair.encryption)
+    with pytest.raises(ConfigError, match="has expired"):
+        server.backup(sets, database, encryption=gpg_key(expired=True).encryption)
+    failed = Attempts(sets, database).latest("dump")
+    assert failed
+    assert failed.failed
+    assert "has expired" in failed.msg
 
 
 def test_a_killed_decryption_does_not_blame_the_file(tmp_path: Path, pair: KeyPair) -> None:

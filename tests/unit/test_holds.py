@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from recovery_sets import drilled, lay_out
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import cli
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import Section
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.due import _Backup, _Try
@@ -194,6 +195,27 @@ def test_a_failure_before_the_newest_set_is_over(tmp_path: Path) -> None:
     names = sets_of(tmp_path, {20: 100, 1: 100})
     Attempts(tmp_path, "shop").fail("dump", days_ago(2), "no such role")
     assert removed(pruned(tmp_path)) == {names[20]}
+
+
+def test_a_file_of_public_keys_that_is_gone_fails_a_backup_by_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    names = sets_of(sets, {20: 100, 1: 100})
+    settings = tmp_path / "config.yml"
+    settings.write_text(
+        f"backup_dir: {sets}\ndatabases: {{shop: {{container: none}}}}\n"
+        f"encryption: {{with: age, recipients_files: [{tmp_path}/gone]}}\n"
+    )
+    words = ("--config", str(settings), "backup")
+    assert cli.main([*words, "--dry-run"]) != 0
+    assert Attempts(sets, "shop").latest("dump") is None
+    assert cli.main(words) != 0
+    assert "gone" in capsys.readouterr().err
+    assert removed(pruned(sets)) == set()
+    Attempts(sets, "shop").end("dump")
+    assert removed(pruned(sets)) == {names[20]}
 
 
 def _run(directory: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:

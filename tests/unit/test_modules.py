@@ -15,9 +15,11 @@ import pytest
 import yaml
 from ansible.module_utils.common import warnings
 from ansible.module_utils.testing import patch_module_args
+from recovery_sets import lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils import _adapter
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import run as engine_run
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     BusyError,
     RefusedError,
@@ -410,6 +412,22 @@ def test_public_keys_without_a_program_are_refused(call: Any, engine: list[Any])
     result = call(DUMP, recipients=["age1a"])
     assert "Set encrypt_with to age or gpg" in result.msg
     assert engine == []
+
+
+def test_a_file_of_public_keys_that_is_gone_is_a_failed_backup_for_the_retention(
+    call: Any, tmp_path: Path
+) -> None:
+    lay_out(tmp_path)
+    options = {"encrypt_with": "age", "recipients_files": [str(tmp_path / "gone")]}
+    for check in (True, False):
+        assert Attempts(tmp_path, "shop").latest("dump") is None
+        failed = call(
+            DUMP, database="shop", dest=str(tmp_path), _ansible_check_mode=check, **options
+        )
+        assert "gone" in failed.msg
+    found = Attempts(tmp_path, "shop").latest("dump")
+    assert found
+    assert found.failed
 
 
 def test_a_drill_request_has_every_check(call: Any, engine: list[Any], host: Path) -> None:

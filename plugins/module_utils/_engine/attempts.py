@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 
 from .durable import read_object, replace_file
+from .errors import BusyError, FiredrillError
 from .filenames import file_base
-from .model import iso, parse_time
+from .model import iso, parse_time, utc_now
+from .vault import Vault
 
 _PAUSE_S = 3600.0
 _LONGEST_PAUSE_S = 86400.0
@@ -96,3 +99,21 @@ class Attempts:
         with contextlib.suppress(OSError):
             content = {**read_object(self.path), job: asdict(attempt) if attempt else None}
             replace_file(self.path, json.dumps(content, indent=1))
+
+
+@contextlib.contextmanager
+def failures_noted(directory: Path, database: str, *, check: bool = False) -> Iterator[None]:
+    """Notes what ends a backup, or what it is made ready with, so that retention keeps what there is.
+
+    :param check: nothing is noted of what only would be done.
+    """
+    try:
+        yield
+    except BusyError:
+        raise
+    except BaseException as error:
+        # Without a set there is none that has to be kept.
+        if not check and Vault(directory).sets(database):
+            words = str(error) if isinstance(error, FiredrillError) else type(error).__name__
+            Attempts(directory, database).fail("dump", utc_now(), words)
+        raise

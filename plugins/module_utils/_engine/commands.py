@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from .alarms import Alarms
+from .attempts import failures_noted
 from .config import DEFAULT_PATH, SCHEDULE_NAME, Section, load_config, load_schedule
 from .drill import drill
 from .due import Task, due_tasks
@@ -246,9 +247,14 @@ class Command:
             yield Task(section.name, partial(ask, section))
 
     def _backup(self) -> Iterator[Task]:
-        return self._each(
-            lambda section, progress: backup(section.backup(**self._changes), progress)
-        )
+        return self._each(self._make_set)
+
+    def _make_set(self, section: Section, progress: Progress | None) -> Report:
+        check = bool(self._changes.get("check"))
+        # A file of public keys or a password that cannot be read fails a backup as well.
+        with failures_noted(section.directory, section.database, check=check):
+            request = section.backup(**self._changes)
+        return backup(request, progress)
 
     def _copy(self) -> Iterator[Task]:
         return self._each(

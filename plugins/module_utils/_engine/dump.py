@@ -13,14 +13,12 @@ from pathlib import Path
 
 from . import __version__
 from .access import Access, open_access
-from .attempts import Attempts
+from .attempts import Attempts, failures_noted
 from .catalog import database_bytes, database_oid, read_extensions, read_properties
 from .cipher import Plaintext
 from .durable import sync_directory
 from .errors import (
-    BusyError,
     ConfigError,
-    FiredrillError,
     HostError,
     ServerError,
     SetError,
@@ -111,19 +109,11 @@ def backup(request: BackupRequest, progress: Progress | None = None) -> Report:
             f'"{request.evidence}" is no level of evidence',
             todo=f"Use {', '.join(EVIDENCE_LEVELS)}",
         )
-    attempts = Attempts(request.directory, request.target.database)
-    try:
+    directory, database = request.directory, request.target.database
+    with failures_noted(directory, database, check=request.check):
         report = _backup(request, progress)
-    except (BusyError, ConfigError):
-        raise
-    except BaseException as error:
-        # Without a set there is none that has to be kept.
-        if not request.check and Vault(request.directory).sets(request.target.database):
-            known = isinstance(error, FiredrillError)
-            attempts.fail("dump", utc_now(), str(error) if known else type(error).__name__)
-        raise
     if not request.check:
-        attempts.end("dump")
+        Attempts(directory, database).end("dump")
         try:
             update_guide(request.directory)
         except OSError as error:
