@@ -106,7 +106,7 @@ class _Job:
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
 
-    def due(self, state: State, now: datetime) -> datetime | None:
+    def due(self, section: Section, state: State, now: datetime) -> datetime | None:
         """The moment of the schedule that it is due since."""
         raise NotImplementedError
 
@@ -124,7 +124,7 @@ class _Job:
         except FiredrillError as error:
             yield Task(section.name, _Fail(error), self.name)
             return
-        slot = self.due(state, now)
+        slot = self.due(section, state, now)
         if slot is None:
             return
         if check:
@@ -196,7 +196,7 @@ class _Backup(_Job):
         self._doubt = doubt
         self._made: list[Section] = []
 
-    def due(self, state: State, now: datetime) -> datetime | None:
+    def due(self, section: Section, state: State, now: datetime) -> datetime | None:
         return state.backup_due(self._schedule, now)
 
     def last(self, state: State) -> datetime | None:
@@ -211,7 +211,7 @@ class _Backup(_Job):
     def tasks(self, section: Section, *, check: bool) -> Iterator[Task]:
         yield from super().tasks(section, check=check)
         if section.offsite.targets:
-            yield from _Copy(self._schedule, section).tasks(section, check=check)
+            yield from _Copy(self._schedule).tasks(section, check=check)
         # Only a new set lets an old one go.
         if section in self._made:
             request = PruneRequest(
@@ -231,12 +231,7 @@ class _Copy(_Job):
 
     name = "copy"
 
-    def __init__(self, schedule: Schedule, section: Section) -> None:
-        super().__init__(schedule)
-        self._section = section
-
-    def due(self, state: State, now: datetime) -> datetime | None:
-        section = self._section
+    def due(self, section: Section, state: State, now: datetime) -> datetime | None:
         whole = {
             one.recovery_set.name: one.recovery_set.created for one in state.sets if one.complete
         }
@@ -258,8 +253,9 @@ class _Copy(_Job):
 class _Drill(_Job):
     name = "drill"
 
-    def due(self, state: State, now: datetime) -> datetime | None:
-        return state.drill_due(self._schedule, now)
+    def due(self, section: Section, state: State, now: datetime) -> datetime | None:
+        has_key = "identity_file" in section.settings
+        return state.drill_due(self._schedule, now, has_key=has_key)
 
     def last(self, state: State) -> datetime | None:
         return state.last_drill.at if state.last_drill else None

@@ -19,6 +19,7 @@ from .listing import Listed, list_sets
 from .model import parse_time
 from .report import read_log
 from .schedule import Schedule
+from .vault import RecoverySet
 
 #: A drill with one of these has shown something about the backup; the others are to be repeated.
 _HELD = ("pass", "partial")
@@ -61,20 +62,27 @@ class State:
             return None
         return None if self._rests("backup", slot, now) else slot
 
-    def drill_due(self, schedule: Schedule, now: datetime) -> datetime | None:
-        """The same of a drill; without a set there is nothing to drill."""
-        slot = schedule.last_drill(now)
-        if slot is None or self.newest is None or self._drilled_since(slot):
-            return None
-        return None if self._rests("drill", slot, now) else slot
+    def drill_due(self, schedule: Schedule, now: datetime, *, has_key: bool) -> datetime | None:
+        """The same of a drill; without a set there is nothing to drill.
 
-    def _drilled_since(self, slot: datetime) -> bool:
+        :param has_key: whether this host has a private key for sets that are encrypted.
+        """
+        slot, newest = schedule.last_drill(now), self.newest
+        if slot is None or newest is None or self._rests("drill", slot, now):
+            return None
+        return None if self._drilled_since(slot, newest.recovery_set, has_key) else slot
+
+    def _drilled_since(self, slot: datetime, newest: RecoverySet, has_key: bool) -> bool:
         last = self.last_drill
         if last is None or last.at < slot:
             return False
+        if last.verdict == "not_tested" and newest.locked and not has_key:
+            # A second look would show no more.
+            return True
         # A set that was found bad does not answer for the next one.
-        same = bool(self.newest) and last.set_name == self.newest.recovery_set.name  # type: ignore[union-attr]
-        return last.verdict in _HELD or (last.verdict == "backup_bad" and same)
+        return last.verdict in _HELD or (
+            last.verdict == "backup_bad" and last.set_name == newest.name
+        )
 
     def _rests(self, job: str, slot: datetime, now: datetime) -> bool:
         attempt = self.tries.get(job)

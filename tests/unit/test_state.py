@@ -1,0 +1,69 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""When a drill is due: once for each time of the schedule, and again only where another try could show more."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recovery_sets import lay_out
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import Section
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.due import _Drill
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import iso
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.state import look
+
+NOW = datetime(2026, 2, 19, 12, tzinfo=timezone.utc)
+KEY = {"identity_file": Path("/root/key")}
+
+
+def drilled(directory: Path, verdict: str, at: datetime, set_name: str) -> None:
+    """A line in the log of drills."""
+    entry = {"action": "drill", "database": "shop", "verdict": verdict, "at": iso(at)}
+    with (directory / LOG_NAME).open("a") as log:
+        log.write(json.dumps({**entry, "set_name": set_name, "target": "scratch"}) + "\n")
+
+
+def due(directory: Path, settings: dict[str, Any], now: datetime = NOW) -> datetime | None:
+    """The time of the schedule for which a drill is due."""
+    section = Section("shop", directory, {"container": "c", **settings})
+    return _Drill(Schedule()).due(section, look(directory, "shop", now), now)
+
+
+@pytest.mark.parametrize("method", ["age", "gpg"])
+def test_a_drill_that_cannot_open_the_set_is_held_once_for_each_time_of_the_schedule(
+    tmp_path: Path, method: str
+) -> None:
+    made = lay_out(tmp_path, method, created=NOW - timedelta(hours=10))
+    assert due(tmp_path, {})
+    drilled(tmp_path, "not_tested", NOW - timedelta(hours=2), made.name)
+    assert due(tmp_path, {}) is None
+    lay_out(tmp_path, method, created=NOW - timedelta(hours=1))
+    assert due(tmp_path, {}) is None
+    assert due(tmp_path, {}, NOW + timedelta(days=31))
+
+
+def test_a_drill_that_could_show_more_now_is_due_again(tmp_path: Path) -> None:
+    made = lay_out(tmp_path, "age", created=NOW - timedelta(hours=10))
+    drilled(tmp_path, "not_tested", NOW - timedelta(hours=2), made.name)
+    assert due(tmp_path, KEY)
+    drilled(tmp_path, "environment", NOW - timedelta(hours=1), made.name)
+    assert due(tmp_path, {})
+    drilled(tmp_path, "pass", NOW, made.name)
+    assert due(tmp_path, {}) is due(tmp_path, KEY) is None
+
+
+def test_a_drill_of_a_set_that_is_not_encrypted_is_repeated_while_nothing_was_tested(
+    tmp_path: Path,
+) -> None:
+    made = lay_out(tmp_path, created=NOW - timedelta(hours=10))
+    drilled(tmp_path, "not_tested", NOW - timedelta(hours=2), made.name)
+    assert due(tmp_path, {})
