@@ -105,6 +105,20 @@ def test_without_verify_a_set_with_a_manifest_has_to_match_it_all_the_same(shop:
     assert "its manifest says" in refusal(shop, verify=False)
 
 
+def test_a_file_that_its_disk_cannot_give_back_is_named(shop: Shop) -> None:
+    entry = shop.manifest().globals
+    assert entry
+    roles = shop.directory / entry.name
+    roles.unlink()
+    # A regular file of no bytes, reading which ends as reading a bad sector does.
+    roles.symlink_to("/proc/self/mem")
+    shop.write_manifest(globals=replace(entry, bytes=0))
+    # Whether everything else is as it was is asked of files that can be read.
+    text = shop.refusal(stop_services=tuple(shop.watched))
+    assert str(roles) in text
+    assert "cannot be read back from its disk: Input/output error" in text
+
+
 @pytest.mark.parametrize(
     ("where", "verify"), [(0.02, True), (0.5, True), (0.999, True), (0.5, False)]
 )

@@ -31,7 +31,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill i
     DrillRequest,
     drill,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import BusyError
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    BusyError,
+    TargetError,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import Manifest
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
     Assertion,
@@ -323,6 +326,49 @@ def test_a_false_assertion_and_an_old_set_are_a_bad_backup_and_both_are_named(pl
     assert check(report, "evidence")["status"] == "ok"
 
 
+def test_a_set_that_its_disk_cannot_give_back_is_a_bad_backup(plant, directory):
+    globals_entry = manifest_of(directory).globals
+    roles = directory / globals_entry.name
+    roles.unlink()
+    # A regular file of no bytes, reading which ends as reading a bad sector does.
+    roles.symlink_to("/proc/self/mem")
+    rewrite(directory, globals=replace(globals_entry, bytes=0))
+    report = plant.drill(directory)
+    assert report.verdict == "backup_bad"
+    assert str(roles) in report.msg
+    assert "Input/output error" in report.msg
+    assert "dmesg" in report.msg
+    entry = json.loads((directory / "drills.jsonl").read_text().splitlines()[-1])
+    assert entry["verdict"] == "backup_bad"
+
+
+#: Statistics of `stubborn` cannot be made in a throwaway server, which runs without fsync.
+_STUBBORN = """
+CREATE FUNCTION refuse(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+BEGIN
+  IF pg_catalog.current_query() = 'ANALYZE' AND pg_catalog.current_setting('fsync') = 'off' THEN
+    RAISE 'there is none left' USING ERRCODE = '{code}';
+  END IF;
+  RETURN $1;
+END $$;
+CREATE TABLE stubborn AS SELECT generate_series(1, 9) AS id;
+CREATE INDEX ON stubborn (refuse(id));
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"), [("53100", "environment"), ("22012", "backup_bad")], ids=["disk", "data"]
+)
+def test_a_throwaway_server_that_refuses_a_statement_gives_a_verdict(plant, sets, code, verdict):
+    database = plant.server.create(content=_STUBBORN.format(code=code))
+    plant.server.backup(sets, database)
+    report = drill(DrillRequest(plant.server.target(database), sets))
+    assert report.verdict == verdict
+    assert "there is none left" in report.details["reason"]
+    entry = json.loads((sets / "drills.jsonl").read_text().splitlines()[-1])
+    assert entry["verdict"] == verdict
+
+
 # -- the backup is not to blame ----------------------------------------------------------------------
 
 
@@ -347,3 +393,20 @@ def test_a_server_that_does_not_start_here_does_not_blame_the_backup(plant, dire
     assert plant.picture() == before
     assert own_containers() == []
     assert own_volumes() == []
+
+
+def test_a_server_that_is_down_is_a_verdict_and_on_record(image, plant, directory):
+    stopped = docker("create", "--label", LABEL, image)
+    target = replace(plant.server.target("shop"), container=stopped)
+    request = DrillRequest(target, directory, record_file=directory / "drills.md")
+    try:
+        with pytest.raises(TargetError, match="has to run"):
+            drill(replace(request, check=True))
+        report = drill(request)
+    finally:
+        remove(stopped)
+    assert (report.verdict, report.container) == ("environment", stopped)
+    assert "has to run" in report.details["reason"]
+    assert "Verdict: environment" in request.record_file.read_text()
+    entry = json.loads((directory / "drills.jsonl").read_text().splitlines()[-1])
+    assert (entry["verdict"], entry["database"]) == ("environment", "shop")

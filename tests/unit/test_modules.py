@@ -191,10 +191,15 @@ def test_a_target_that_is_not_named_completely_is_refused(
 # -- what goes wrong in the engine
 
 
-@pytest.mark.parametrize("check", [False, True])
 @pytest.mark.parametrize(
-    ("module", "options"),
-    [(DUMP, {}), (RESTORE, {"src": "latest"}), (RESTORE, {"state": "rolled_back"}), (DRILL, {})],
+    ("module", "options", "check"),
+    [
+        *((DUMP, {}, check) for check in (False, True)),
+        *((RESTORE, {"src": "latest"}, check) for check in (False, True)),
+        *((RESTORE, {"state": "rolled_back"}, check) for check in (False, True)),
+        # One that is made has a verdict instead.
+        (DRILL, {}, True),
+    ],
 )
 def test_a_docker_engine_that_does_not_answer_is_one_clean_sentence(
     call: Any, host: Path, module: str, options: dict[str, Any], check: bool
@@ -205,6 +210,15 @@ def test_a_docker_engine_that_does_not_answer_is_one_clean_sentence(
     assert "\n" not in result.msg
     assert result.values["error"] == "host"
     assert "exception" not in result.values
+    assert not host.exists()
+
+
+def test_a_drill_without_a_docker_engine_fails_with_a_verdict(call: Any, host: Path) -> None:
+    result = call(DRILL)
+    assert result.status == 1
+    assert result.values["verdict"] == "environment"
+    assert result.values["reason"].startswith("No Docker engine answers at /nonexistent")
+    assert "\n" not in result.msg
     assert not host.exists()
 
 

@@ -23,6 +23,7 @@ from .errors import (
     HostError,
     LockedError,
     OffsiteError,
+    ServerError,
     SetError,
     TargetError,
     ToolError,
@@ -57,6 +58,9 @@ LOG_NAME = "drills.jsonl"
 _NO_APPLICATION = (
     "the throwaway server has no network and no application; run the drill with target live for it"
 )
+#: Classes of SQLSTATE that blame the server, not what it was given (errcodes-appendix.html of the manual):
+#: insufficient resources, operator intervention, system error.
+_NOT_THE_SET = ("53", "57", "58")
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class _Findings:
     warnings: list[str] = field(default_factory=list)
     broken: tuple[str, str] | None = None
     encrypted: bool = False
+    #: "" when it was not found.
+    container: str = ""
 
 
 def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
@@ -108,11 +114,16 @@ def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
     identity = identity_of(request.identity, request.identity_file)
     with Run("drill", timeout_s=request.timeout_s, progress=progress) as run:
         run.state = "Production was not touched"
-        access = open_access(run, request.target)
+        try:
+            access = open_access(run, request.target)
+        except (HostError, TargetError) as error:
+            if request.check:
+                raise
+            return _concluded(run, request, _Findings(broken=("environment", str(error))))
         with run.lock("drill", *access.lock_identity):
             if request.check:
                 return _forecast(access, request)
-            found = _Findings()
+            found = _Findings(container=access.container.name)
             try:
                 if request.live:
                     _drill_live(access, request, found)
@@ -125,9 +136,10 @@ def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
                 found.broken = found.broken or ("backup_bad", str(error))
             except (HostError, TargetError, OffsiteError) as error:
                 found.broken = found.broken or ("environment", str(error))
-            outcome = _outcome(access, request, found)
-            _record(request, outcome, encrypted=found.encrypted)
-            return outcome
+            except ServerError as error:
+                blamed = not request.live and error.sqlstate[:2] not in _NOT_THE_SET
+                found.broken = ("backup_bad" if blamed else "environment", str(error))
+            return _concluded(run, request, found)
 
 
 def verdict_of(results: Iterable[CheckResult]) -> tuple[str, str]:
@@ -326,7 +338,13 @@ def _forecast(access: Access, request: DrillRequest) -> Report:
     )
 
 
-def _outcome(access: Access, request: DrillRequest, found: _Findings) -> Report:
+def _concluded(run: Run, request: DrillRequest, found: _Findings) -> Report:
+    outcome = _outcome(run, request, found)
+    _record(request, outcome, encrypted=found.encrypted)
+    return outcome
+
+
+def _outcome(run: Run, request: DrillRequest, found: _Findings) -> Report:
     verdict, reason = found.broken or verdict_of(found.results)
     subject = (
         found.set_name if not request.live else f'the live database "{request.target.database}"'
@@ -336,10 +354,10 @@ def _outcome(access: Access, request: DrillRequest, found: _Findings) -> Report:
         changed=request.record_file is not None,
         msg=f"{verdict}: {subject or request.source}: {reason}",
         database=request.target.database,
-        container=access.container.name,
+        container=found.container or request.target.container or request.target.service,
         set_name=found.set_name,
         verdict=verdict,
-        phases=dict(access.run.phases),
+        phases=dict(run.phases),
         warnings=found.warnings,
         details={
             "at": iso(utc_now()),

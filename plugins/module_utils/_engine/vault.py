@@ -96,6 +96,7 @@ class RecoverySet:
         """Sizes and SHA-256 of every file of the manifest.
 
         :raises SetError: one is missing or not what was written.
+        :raises HostError: one may not be read.
         """
         manifest = self.require_manifest()
         for entry in manifest.entries:
@@ -112,11 +113,24 @@ class RecoverySet:
                     f"{path} has {size} bytes, its manifest says {entry.bytes}: it was truncated or replaced",
                     todo="Use another set, or another copy of this one",
                 )
-            if sha256_of(path) != entry.sha256:
+            if self._digest(path) != entry.sha256:
                 raise SetError(
                     f"{path} is damaged: its SHA-256 is not the one of its manifest",
                     todo="Use another set, or another copy of this one",
                 )
+
+    @staticmethod
+    def _digest(path: Path) -> str:
+        try:
+            return _digest_of(path)
+        except OSError as error:
+            # A card or disk that cannot give the bytes back has lost them; a missing right has not.
+            if error.errno == errno.EIO:
+                raise SetError(
+                    f"{path} cannot be read back from its disk: {error.strerror}",
+                    todo="Use another set, or another copy of this one. Is the disk failing? See `dmesg`",
+                ) from error
+            raise HostError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def limit_of(source: str) -> datetime | None:
@@ -161,13 +175,25 @@ def set_of_future(name: str, created: datetime) -> str:
     return f"{name} was passed over: its date {iso(created)} is in the future, was a clock wrong?"
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal, read in pieces."""
+def _digest_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read in pieces.
+
+    :raises HostError: it cannot be read.
+    """
+    try:
+        return _digest_of(path)
+    except OSError as error:
+        raise HostError(
+            f"{path} cannot be read: {error.strerror}", todo="Is the disk failing? See `dmesg`"
+        ) from error
 
 
 class HashingFile:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,7 +128,7 @@ class _Verification:
             )
         if manifest:
             with self._run.phase("sha256"):
-                self._check_files()
+                self._set.check_files()
         if method := method_of(self._set.path.name):
             if not self._key.method:
                 return "partial", (
@@ -174,17 +173,6 @@ class _Verification:
             f"{self._set.path}: {size} {'opened and ' if self._set.key else ''}read in {spent}, checksums right, no table missing "
             f"(of {len(manifest.evidence.tables)}); only a drill shows that it restores"
         )
-
-    def _check_files(self) -> None:
-        try:
-            self._set.check_files()
-        except OSError as error:
-            # A card or disk that cannot give the bytes back has lost them; a missing right has not.
-            if error.errno != errno.EIO:
-                raise
-            raise SetError(
-                f"{self._set.path} cannot be read back from its disk: {error.strerror}"
-            ) from error
 
     def _programs(self, manifest: Manifest | None) -> tuple[Programs, str]:
         """The programs of the container's image, else of the image that made the dump; and their version."""
