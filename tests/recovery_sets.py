@@ -68,12 +68,20 @@ def a_manifest(method: str = "", name: str = "shop_20260219_020000") -> Manifest
 
 
 def lay_out(
-    directory: Path, method: str = "", *, created: datetime | None = None, rows: int = 7
+    directory: Path,
+    method: str = "",
+    *,
+    created: datetime | None = None,
+    rows: int = 7,
+    number: str = "",
 ) -> Manifest:
-    """Writes a set whose files have the sizes and hashes of its manifest, which is returned as it was written."""
+    """Writes a set whose files have the sizes and hashes of its manifest, which is returned as it was written.
+
+    :param number: `_2` at the end of its name, when its second has several.
+    """
     whole = a_manifest(method)
     if created:
-        whole = a_manifest(method, created.strftime("shop_%Y%m%d_%H%M%S"))
+        whole = a_manifest(method, created.strftime("shop_%Y%m%d_%H%M%S") + number)
         whole = replace(whole, created_at=iso(created))
     (table,) = whole.evidence.tables
     whole = replace(whole, evidence=replace(whole.evidence, tables=(replace(table, rows=rows),)))

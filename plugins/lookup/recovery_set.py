@@ -74,15 +74,9 @@ from ansible.plugins.lookup import LookupBase
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     FiredrillError,
-    SetError,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.listing import list_sets
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import (
-    RecoverySet,
-    Vault,
-    limit_of,
-    newest_backup,
-)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import RecoverySet
+from ansible_collections.firedrill.postgres.plugins.plugin_utils.controller_sets import find_set
 
 
 class LookupModule(LookupBase):
@@ -94,40 +88,9 @@ class LookupModule(LookupBase):
         database, source = str(self.get_option("database")), str(self.get_option("source"))
         whole = bool(self.get_option("whole"))
         try:
-            return [_described(_found(Path(str(t)), database, source), whole) for t in terms]
+            return [_described(find_set(Path(str(t)), database, source), whole) for t in terms]
         except FiredrillError as error:
             raise AnsibleLookupError(str(error)) from None
-
-
-def _found(place: Path, database: str, source: str) -> RecoverySet:
-    if not place.is_dir():
-        return _of(database, Vault(place.parent).resolve(str(place), database))
-    sets = [
-        one.recovery_set
-        for one in list_sets(place, database)
-        if one.recovery_set.manifest and one.database == database
-    ]
-    if source == "latest" or source.startswith("before:"):
-        found = newest_backup(sets, limit_of(source))
-    else:
-        found = next((s for s in sets if source in s.name), None)
-    if found is None:
-        raise SetError(
-            f'There is no set of database "{database}" for "{source}" in {place} of the controller',
-            state="Nothing was changed",
-            todo="Is it the right directory?",
-        )
-    return found
-
-
-def _of(database: str, found: RecoverySet) -> RecoverySet:
-    if found.require_manifest().database != database:
-        raise SetError(
-            f'{found.path} is a set of database "{found.require_manifest().database}", not of "{database}"',
-            state="Nothing was changed",
-            todo="Name a set of that database",
-        )
-    return found
 
 
 def _described(found: RecoverySet, whole: bool) -> dict[str, Any]:

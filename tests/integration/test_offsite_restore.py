@@ -24,6 +24,7 @@ from keys import MAKERS, shows
 from recovery_sets import lay_out
 from servers import ROOT, Postgres, await_that, docker
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import ConfigError
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import locate, sweep
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Ledger
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import utc_now
@@ -358,13 +359,18 @@ def test_the_download_of_a_run_that_was_killed_goes_with_the_next(tmp_path: Path
     assert (own.exists(), ended.exists()) == (True, False)
 
 
+def on_another_disk(room: Path, far: Path) -> Offsite:
+    """The settings of a target whose sets lie in a directory."""
+    config = room / "rclone.conf"
+    config.write_text("[disk]\ntype = local\n")
+    return Offsite((RcloneTarget("disk", f"disk:{far.parent}", config),), "shop")
+
+
 def test_latest_of_a_target_passes_over_a_set_of_the_future_and_says_so(tmp_path: Path) -> None:
     far = tmp_path / "far" / "shop"
     far.mkdir(parents=True)
     meant = lay_out(far, created=utc_now() - timedelta(days=1))
-    config = tmp_path / "rclone.conf"
-    config.write_text("[disk]\ntype = local\n")
-    offsite = Offsite((RcloneTarget("disk", f"disk:{far.parent}", config),), "shop")
+    offsite = on_another_disk(tmp_path, far)
     wrong = lay_out(far, created=utc_now() + timedelta(days=365))
     with Run("test") as run:
         found = locate(run, Vault(tmp_path / "sets"), "offsite:latest", "shop", offsite)
@@ -376,3 +382,20 @@ def test_latest_of_a_target_passes_over_a_set_of_the_future_and_says_so(tmp_path
             path.unlink()
         found = locate(run, Vault(tmp_path / "sets"), "offsite:latest", "shop", offsite)
         assert (found.recovery_set.name, found.warnings) == (wrong.name, ())
+
+
+def test_at_a_target_a_timestamp_is_repaired_and_a_time_that_is_none_is_refused(
+    tmp_path: Path,
+) -> None:
+    far = tmp_path / "far" / "shop"
+    far.mkdir(parents=True)
+    lay_out(far, created=utc_now() - timedelta(days=1))
+    meant = lay_out(far, created=utc_now() - timedelta(days=2))
+    offsite = on_another_disk(tmp_path, far)
+    vault = Vault(tmp_path / "sets")
+    stamp = meant.name.replace("shop_", "").replace("_", "")
+    with Run("test") as run:
+        found = locate(run, vault, f"offsite:{stamp}", "shop", offsite)
+        assert found.recovery_set.name == meant.name
+        with pytest.raises(ConfigError, match='"yesterday" is no time'):
+            locate(run, vault, "offsite:disk/before:yesterday", "shop", offsite)

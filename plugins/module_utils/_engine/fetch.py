@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,14 +14,14 @@ from pathlib import Path
 
 from .clock import is_ahead
 from .errors import ConfigError, HostError, OffsiteError, SetError
-from .filenames import MANIFEST, file_base
+from .filenames import MANIFEST, names_meant
 from .manifest import Manifest
-from .model import human_bytes, iso, parse_time, utc_now
+from .model import human_bytes, iso, utc_now
 from .remotes import store_of
 from .run import Run, owner_lives, owner_mark
 from .stores import FarSet, Store
 from .targets import Offsite
-from .vault import RecoverySet, Vault, set_of_future, sha256_of
+from .vault import RecoverySet, Vault, limit_of, set_of_future, sha256_of
 
 #: What the source of a set begins with that lies at an offsite target.
 FAR = "offsite:"
@@ -185,19 +184,10 @@ class _Search:
 
     def _is_meant(self, far: FarSet) -> bool:
         wanted = self._wanted
-        if wanted == "latest":
-            return True
-        if wanted.startswith("before:"):
-            try:
-                return far.created < parse_time(wanted[len("before:") :])
-            except ValueError as error:
-                raise ConfigError(
-                    f'"{wanted}" is no time',
-                    state="Nothing was changed",
-                    todo="Write it as 2026-02-19T02:00:00Z, or as 20260219_020000; without a zone it is UTC",
-                ) from error
-        stamp = re.sub(r"^(\d{8})(\d{6})$", r"\1_\2", wanted)
-        return far.name in (wanted, f"{file_base(self._database)}_{stamp}")
+        if wanted == "latest" or wanted.startswith("before:"):
+            limit = limit_of(wanted)
+            return limit is None or far.created < limit
+        return far.name in names_meant(wanted, self._database)
 
     def _manifest(self, far: FarSet, store: Store, scratch: Path) -> Manifest | None:
         """The manifest of a complete set; None for one that has to be passed over."""

@@ -49,6 +49,13 @@ def dump_names(name: str) -> list[str]:
     return [f"{name}{DUMP}{end}" for end in _ENDS]
 
 
+def names_meant(source: str, database: str) -> tuple[str, str]:
+    """Which names a set may have that `source` names: as it is, or the timestamp of one of the database."""
+    # An unquoted 20260219_020000 is a number with a separator in YAML, and arrives without it.
+    repaired = re.sub(r"^(\d{8})(\d{6})$", r"\1_\2", source)
+    return repaired, f"{file_base(database)}_{repaired}"
+
+
 def method_of(file: str) -> str:
     """How a file of that name is encrypted; "" when it is not."""
     return next((method for method, end in CIPHERS.items() if file.endswith(end)), "")

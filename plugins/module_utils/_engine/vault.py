@@ -27,6 +27,7 @@ from .filenames import (
     every_name,
     file_base,
     is_dump,
+    names_meant,
     set_name,
     set_of_part,
 )
@@ -318,9 +319,7 @@ class Vault:
         named = self.directory / source
         if named.is_file():
             return self._of_file(named)
-        # An unquoted 20260219_020000 is a number with a separator in YAML, and arrives without it.
-        source = re.sub(r"^(\d{8})(\d{6})$", r"\1_\2", source)
-        wanted = {*dump_names(source), *dump_names(f"{file_base(database)}_{source}")}
+        wanted = {dump for name in names_meant(source, database) for dump in dump_names(name)}
         found = [s for s in self.everything() if s.path.name in wanted]
         if found:
             return found[0]
