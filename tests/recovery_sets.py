@@ -73,6 +73,7 @@ def lay_out(
     *,
     created: datetime | None = None,
     rows: int = 7,
+    purpose: str = "backup",
     number: str = "",
 ) -> Manifest:
     """Writes a set whose files have the sizes and hashes of its manifest, which is returned as it was written.
@@ -83,6 +84,7 @@ def lay_out(
     if created:
         whole = a_manifest(method, created.strftime("shop_%Y%m%d_%H%M%S") + number)
         whole = replace(whole, created_at=iso(created))
+    whole = replace(whole, purpose=purpose)
     (table,) = whole.evidence.tables
     whole = replace(whole, evidence=replace(whole.evidence, tables=(replace(table, rows=rows),)))
     written = replace(whole, dump=_file(directory, whole.dump.name))

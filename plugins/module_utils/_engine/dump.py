@@ -44,6 +44,7 @@ from .outlet import outlet
 from .programs import Contents, outdated
 from .recipients import Recipients, prepare
 from .recovery import require_complete
+from .retention import Candidate, loss_before
 from .roles import read_roles
 from .run import Progress, Run
 from .server import Session
@@ -461,11 +462,7 @@ def _warnings(manifest: Manifest, evidence: Evidence) -> tuple[str, ...]:
 
 
 def _shrunk(manifest: Manifest, earlier: list[RecoverySet]) -> str:
-    """A warning when there are far fewer rows than in the set before."""
-    last = earlier[0].manifest if earlier else None
-    if not last or last.rows is None or manifest.rows is None or manifest.rows * 2 >= last.rows:
-        return ""
-    return (
-        f"this set has {manifest.rows} rows, {last.name} had {last.rows}: "
-        "was data lost before the dump?"
-    )
+    """A warning when there are far fewer rows than in the backup before."""
+    known = [Candidate.of(one.manifest) for one in earlier if one.manifest]
+    loss = loss_before(known, Candidate.of(manifest))
+    return f"{loss}: was data lost before the dump?" if loss else ""

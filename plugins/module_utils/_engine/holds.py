@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -109,13 +109,11 @@ def candidates(
         manifest = one.recovery_set.manifest
         if one.complete and manifest and manifest.database == database:
             found.append(
-                Candidate(
+                replace(
+                    Candidate.of(manifest),
                     name=one.recovery_set.name,
-                    created=manifest.created,
                     passed=one.passed,
                     damaged=one.damaged,
-                    safety=manifest.purpose == "safety",
-                    rows=manifest.rows,
                     unconfirmed=(unconfirmed or {}).get(one.recovery_set.name, ()),
                 )
             )

@@ -20,6 +20,7 @@ from .manifest import Manifest
 from .model import DatabaseProperties, Role, SqlScript, human_bytes
 from .programs import MAGIC, Contents, outdated
 from .relay import free_bytes_inside
+from .retention import Candidate, loss_before
 from .server import Session
 from .vault import RecoverySet, Vault
 from .witness import read_archive
@@ -264,15 +265,10 @@ def _examine_application(access: Access, plan: Plan, names: tuple[str, ...]) -> 
 def _compare_with_earlier(plan: Plan, vault: Vault, database: str) -> None:
     """A dump taken after an accident is the newest one, and holds the accident."""
     manifest = plan.manifest
-    if manifest is None or manifest.rows is None:
+    if manifest is None:
         return
-    older = [
-        (s.name, s.manifest.rows)
-        for s in vault.sets(database)
-        if s.manifest and s.created < manifest.created and s.manifest.rows is not None
-    ]
-    if older and manifest.rows * 2 < older[0][1]:
+    known = [Candidate.of(one.manifest) for one in vault.sets(database) if one.manifest]
+    if loss := loss_before(known, Candidate.of(manifest)):
         plan.warnings.append(
-            f"{manifest.name} has {manifest.rows} rows, {older[0][0]} before it had {older[0][1]}: "
-            f"is it the dump of the accident? `before:{manifest.created_at}` takes the other"
+            f"{loss}: is it the dump of the accident? `before:{manifest.created_at}` takes the other"
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from . import kinds
+from .manifest import Manifest
 from .model import human_seconds, iso
 
 #: A board without a battery starts its clock in 1970 until the network sets it.
@@ -73,6 +74,16 @@ class Candidate:
     safety: bool = False
     rows: int | None = None
     unconfirmed: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Candidate:
+        """What the manifest alone says of a set."""
+        return cls(
+            manifest.name,
+            manifest.created,
+            safety=manifest.purpose == "safety",
+            rows=manifest.rows,
+        )
 
     @property
     def promising(self) -> bool:
@@ -161,11 +172,7 @@ def find_loss(
 
     :param seen_until: backups up to this moment were judged already.
     """
-    counted = [
-        one
-        for one in _newest_first(sets)
-        if one.rows is not None and not one.safety and not _doubt(one, now)
-    ]
+    counted = _counted(sets, now)
     for after, before in zip(counted, counted[1:]):
         if seen_until and after.created <= seen_until:
             break
@@ -174,9 +181,27 @@ def find_loss(
     return None
 
 
+def loss_before(sets: Iterable[Candidate], after: Candidate) -> Loss | None:
+    """The loss of rows between one set, of whatever purpose, and the backup before it."""
+    counted = _counted(sets, after.created)
+    earlier = (one for one in counted if (one.created, one.name) < (after.created, after.name))
+    before = next(earlier, None)
+    lost = before and after.rows is not None and _halved(before, after)
+    return Loss(before, after) if before and lost else None
+
+
 def newest_dated(sets: Iterable[Candidate], now: datetime) -> Candidate | None:
     """The newest set whose date can be right."""
     return next((one for one in _newest_first(sets) if not _doubt(one, now)), None)
+
+
+def _counted(sets: Iterable[Candidate], now: datetime) -> list[Candidate]:
+    """The backups whose rows are known and whose date can be right, newest first."""
+    return [
+        one
+        for one in _newest_first(sets)
+        if one.rows is not None and not one.safety and not _doubt(one, now)
+    ]
 
 
 def _halved(before: Candidate, after: Candidate) -> bool:
