@@ -197,6 +197,7 @@ def run_restore(params: Params, check: bool) -> Report:
         verify=params["verify"],
         force=params["force"],
         restore_superusers=params["restore_superusers"],
+        fresh_cluster=params["fresh_cluster"],
         timeout_s=params["timeout"],
         check=check,
         offsite=_offsite(params),

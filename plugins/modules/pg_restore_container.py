@@ -131,6 +131,14 @@ options:
       - An existing role is never altered, whatever this option says.
     type: bool
     default: false
+  fresh_cluster:
+    description:
+      - Whether the cluster was initialised just now, for this restore, as that of a new container on a blank host. Nothing that
+        is in it already has to be kept.
+      - The restore waits until the container's final server answers, at most ten minutes. The entrypoint of the official
+        image has a temporary one first, which plays the init directory.
+    type: bool
+    default: false
 seealso:
   - module: firedrill.postgres.pg_dump_container
   - module: firedrill.postgres.restore_drill
@@ -323,6 +331,7 @@ ARGUMENTS = {
     "verify": {"type": "bool", "default": True},
     "force": {"type": "bool", "default": False},
     "restore_superusers": {"type": "bool", "default": False},
+    "fresh_cluster": {"type": "bool", "default": False},
     **ENCRYPTION,
     **IDENTITY,
 }

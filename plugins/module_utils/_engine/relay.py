@@ -153,6 +153,14 @@ class ContainerSocket:
             raise
         return connection
 
+    def listener(self) -> int:
+        """The host's id of the process that listens.
+
+        :raises TargetError: as connect() does.
+        """
+        with contextlib.closing(self.connect()) as connection:
+            return self.peer(connection)
+
     def peer(self, connection: socket.socket) -> int:
         """The host's id of the process that listens at the other end."""
         credentials = connection.getsockopt(

@@ -45,6 +45,8 @@ class RestoreRequest:
     verify: bool = True
     force: bool = False
     restore_superusers: bool = False
+    #: The cluster was just initialised and nothing in it has to be kept.
+    fresh_cluster: bool = False
     timeout_s: float = 0
     check: bool = False
     offsite: Offsite = field(default_factory=Offsite)

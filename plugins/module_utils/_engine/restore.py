@@ -9,9 +9,9 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 
 from . import services
-from .access import open_access
+from .access import Access, open_access
 from .catalog import database_oid, drop_database
-from .errors import ConfigError, FiredrillError
+from .errors import ConfigError, FiredrillError, TargetError
 from .evidence import collect
 from .fetch import Located, locate
 from .journal import Entry
@@ -23,9 +23,12 @@ from .recovery import current_name, half_replaced, settle
 from .restoration import Restoration, RestoreRequest
 from .run import Progress, Run
 from .sealed import unseal
+from .startup import trouble_at_start
 from .vault import RecoverySet, sha256_of
 
 METHODS = ("swap", "replace")
+#: A new data directory and the scripts of the init directory take their time on an SD card.
+_START_WAIT_S = 600.0
 
 
 def restore(request: RestoreRequest, progress: Progress | None = None) -> Report:
@@ -44,7 +47,20 @@ def restore(request: RestoreRequest, progress: Progress | None = None) -> Report
             open_key(run, identity) as key,
             ExitStack() as stack,
         ):
+            if request.fresh_cluster:
+                _await_server(access)
             return _restore(Restoration(access, request, key), stack)
+
+
+def _await_server(access: Access) -> None:
+    with access.run.phase("startup"):
+        trouble = trouble_at_start(access, _START_WAIT_S)
+    if trouble:
+        raise TargetError(
+            f"The server in container {access.container.name} {trouble}",
+            state="Nothing was changed",
+            todo=f"See `docker logs {access.container.name}`, then run this again when the server is up",
+        )
 
 
 def _digest(recovery_set: RecoverySet) -> str:

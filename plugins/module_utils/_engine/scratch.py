@@ -12,15 +12,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from .access import Access, access_to
-from .errors import FiredrillError, HostError
+from .errors import HostError
 from .manifest import Manifest
-from .server import wait_until
+from .startup import trouble_at_start
 
 _READY_WAIT_S = 180.0
-#: Only the final server listens on TCP; the entrypoint's temporary one is told not to.
-_LISTEN = "localhost"
 _SETTINGS = {
-    "listen_addresses": _LISTEN,
+    "listen_addresses": "localhost",
     "fsync": "off",
     "full_page_writes": "off",
     "synchronous_commit": "off",
@@ -66,34 +64,16 @@ def scratch(access: Access, manifest: Manifest) -> Iterator[Access]:
             login_host="",
         )
         inside = access_to(access.run, access.containers, container, target)
-        _await_final_server(inside)
+        trouble = trouble_at_start(inside, _READY_WAIT_S)
+        if trouble:
+            lines = access.containers.logs(container.id, 50).splitlines()
+            # The entrypoint's own last words do not say why.
+            last = [
+                line for line in lines if re.search(r"\b(FATAL|PANIC|[Ee]rror):", line)
+            ] or lines
+            raise HostError(
+                f"The throwaway server of the drill {trouble}: {' | '.join(last[-3:]) or 'it logged nothing'}",
+                state="Production was not touched",
+                todo="Is there memory and disk enough for a second server?",
+            )
         yield inside
-
-
-def _await_final_server(access: Access) -> None:
-    gone = False
-
-    def ready() -> bool:
-        nonlocal gone
-        gone = not access.containers.unchanged(access.container)
-        if gone:
-            return True
-        try:
-            with access.server.session("template1") as session:
-                return str(session.value("SELECT current_setting('listen_addresses')")) == _LISTEN
-        except FiredrillError:
-            return False
-
-    in_time = wait_until(ready, _READY_WAIT_S)
-    if in_time and not gone:
-        return
-    lines = access.containers.logs(access.container.id, 50).splitlines()
-    # The entrypoint's own last words do not say why.
-    last = [line for line in lines if re.search(r"\b(FATAL|PANIC|[Ee]rror):", line)] or lines
-    last = last[-3:]
-    what = "ended" if gone else f"was not ready within {_READY_WAIT_S:.0f} s"
-    raise HostError(
-        f"The throwaway server of the drill {what}: {' | '.join(last) or 'it logged nothing'}",
-        state="Production was not touched",
-        todo="Is there memory and disk enough for a second server?",
-    )
