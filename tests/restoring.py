@@ -55,9 +55,53 @@ SELECT 'start', pg_postmaster_start_time();
 """
 
 
+PROPERTIES = r"""
+ALTER DATABASE "{database}" OWNER TO "{owner}";
+ALTER DATABASE "{database}" CONNECTION LIMIT 37;
+COMMENT ON DATABASE "{database}" IS 'the shop''s "own" \ database';
+REVOKE ALL ON DATABASE "{database}" FROM PUBLIC;
+GRANT CONNECT ON DATABASE "{database}" TO "{clerk}" WITH GRANT OPTION;
+GRANT TEMPORARY ON DATABASE "{database}" TO "{owner}";
+ALTER DATABASE "{database}" SET search_path TO "$user", "Odd, ""x"" name", public;
+ALTER DATABASE "{database}" SET statement_timeout = '90s';
+ALTER DATABASE "{database}" SET default_transaction_read_only = on;
+ALTER DATABASE "{database}" SET "shop.motto" = 'it''s 100 % \ fün';
+ALTER ROLE "{clerk}" IN DATABASE "{database}" SET work_mem = '7MB';
+ALTER ROLE "{clerk}" IN DATABASE "{database}" SET search_path TO clerk, "Odd, ""x"" name";
+"""
+
+
+class Names:
+    """A database and two roles that belong together."""
+
+    def __init__(self) -> None:
+        mark = uuid.uuid4().hex[:6]
+        self.database = f"props_{mark}"
+        self.owner = f"owner {mark}"
+        self.clerk = f"Clerk_{mark}"
+
+
 def contents(server: Postgres, database: str) -> str:
     """Every row of a RICH database, as one line for each table."""
     return server.sql(_CONTENTS, database)
+
+
+def properties(server: Postgres, database: str) -> str:
+    """Everything that pg_database and its relatives say of a database, but for what has to differ."""
+    return server.sql(f"""
+        SELECT to_jsonb(d) - '{{oid,datdba,datfrozenxid,datminmxid,datacl}}'::text[], pg_get_userbyid(datdba),
+               shobj_description(d.oid, 'pg_database'),
+               (SELECT jsonb_agg(x ORDER BY x) FROM aclexplode(d.datacl) a, jsonb_build_array(
+                  pg_get_userbyid(grantor), pg_get_userbyid(grantee), privilege_type, is_grantable) x),
+               (SELECT jsonb_agg(x ORDER BY x) FROM pg_db_role_setting s, unnest(setconfig) entry,
+                  jsonb_build_array(pg_get_userbyid(setrole), entry) x WHERE s.setdatabase = d.oid)
+          FROM pg_database d WHERE datname = '{database}'""")
+
+
+def logs_in(server: Postgres, role: str, password: str, database: str) -> bool:
+    command = ["psql", "-XqAt", "-h", "127.0.0.1", "-U", role, "-d", database, "-c", "SELECT 'in'"]
+    environment = ["-e", f"PGPASSWORD={password}"]
+    return docker("exec", *environment, server.name, *command, check=False) == "in"
 
 
 @dataclass

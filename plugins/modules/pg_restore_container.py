@@ -128,13 +128,17 @@ options:
   restore_superusers:
     description:
       - Whether roles that are missing on the server may be created with C(SUPERUSER), C(REPLICATION) or C(BYPASSRLS).
-      - An existing role is never altered, whatever this option says.
+      - An existing role is never altered, whatever this option says, unless O(fresh_cluster=true).
     type: bool
     default: false
   fresh_cluster:
     description:
       - Whether the cluster was initialised just now, for this restore, as that of a new container on a blank host. Nothing that
         is in it already has to be kept.
+      - The database gets the properties that it has in the set (owner, encoding and locale, grants, settings, connection limit and
+        comment), also where the container's start has made it already. Otherwise they are those of the live database.
+      - Roles that the container's start has made already get the attributes, passwords, settings and memberships that they have
+        in the set; those of other restores are left as they are. The cluster's own superuser is never altered.
       - The restore waits until the container's final server answers, at most ten minutes. The entrypoint of the official
         image has a temporary one first, which plays the init directory.
     type: bool

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from restoring import PROPERTIES, Names, logs_in, properties
 from servers import RICH, Postgres, await_that, docker, remove, start_postgres
 
 pytestmark = pytest.mark.integration
@@ -68,3 +69,52 @@ def test_the_restore_waits_until_the_init_directory_was_played_and_the_final_ser
         assert final != [temporary]
         assert server.started() == final[0]
         assert server.sql("SELECT count(*) FROM users", name) == "500"
+
+
+FIRST_DAY = """
+CREATE ROLE "{owner}" LOGIN;
+CREATE ROLE crew;
+CREATE ROLE "{clerk}" CREATEDB LOGIN NOINHERIT PASSWORD 'of the first day' CONNECTION LIMIT 1 VALID UNTIL '2020-01-01';
+GRANT crew TO "{clerk}";
+ALTER ROLE "{clerk}" SET work_mem = '5MB';
+CREATE TABLE users (seed text);
+"""
+
+
+def role(server: Postgres, name: str) -> str:
+    """Everything that a cluster says of a role, its settings and memberships."""
+    return server.sql(f"""
+        SELECT to_jsonb(a) - '{{oid,rolvaliduntil}}'::text[], coalesce(rolvaliduntil, 'infinity'),
+               (SELECT array_agg(setconfig) FROM pg_db_role_setting WHERE setrole = a.oid AND setdatabase = 0),
+               (SELECT array_agg(roleid::regrole ORDER BY 1) FROM pg_auth_members WHERE member = a.oid)
+          FROM pg_authid a WHERE rolname = '{name}'""")
+
+
+def test_a_fresh_cluster_gets_the_properties_and_the_passwords_of_the_set(
+    postgres: Postgres, image: str, sets: Path, tmp_path: Path
+) -> None:
+    names = Names()
+    postgres.sql(f"""CREATE ROLE "{names.owner}";
+                     CREATE ROLE "{names.clerk}" LOGIN PASSWORD 'rotated since' CONNECTION LIMIT 9;
+                     GRANT "{names.owner}" TO "{names.clerk}"; ALTER ROLE "{names.clerk}" SET lock_timeout = '3s'""")
+    postgres.create(names.database, RICH)
+    postgres.sql(PROPERTIES.format(**vars(names)))
+    before = properties(postgres, names.database)
+    roles = [role(postgres, name) for name in (names.owner, names.clerk)]
+    postgres.backup(sets, names.database)
+
+    asks_for_passwords = ("-e", "POSTGRES_INITDB_ARGS=--auth-host=scram-sha-256")
+    script = FIRST_DAY.format(**vars(names))
+    with new_server(
+        image, tmp_path / "initdb", script, *asks_for_passwords, database=names.database
+    ) as server:
+        superuser = role(server, "postgres")
+        assert not logs_in(server, names.clerk, "rotated since", names.database)
+        report = server.restore(sets, names.database, fresh_cluster=True, keep_previous=False)
+        assert "equal to the manifest" in report.msg
+        assert properties(server, names.database) == before
+        assert [role(server, name) for name in (names.owner, names.clerk)] == roles
+        assert role(server, "postgres") == superuser
+        assert not logs_in(server, names.clerk, "of the first day", names.database)
+        assert logs_in(server, names.clerk, "rotated since", names.database)
+        assert any(f"role {names.clerk} is there" in text for text in report.warnings)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable
 
 from . import catalog, roles, services
@@ -40,6 +40,7 @@ class Plan:
     live_bytes: int = 0
     properties: DatabaseProperties | None = None
     missing_roles: list[Role] = field(default_factory=list)
+    altered_roles: list[Role] = field(default_factory=list)
     scripts: list[tuple[str, bytes]] = field(default_factory=list)
     running_services: tuple[str, ...] = ()
     rows_live: dict[str, int] = field(default_factory=dict)
@@ -129,6 +130,7 @@ def examine(
     verify: bool,
     force: bool,
     superusers: bool,
+    fresh_cluster: bool,
     stop_services: tuple[str, ...],
     post_sql: tuple[SqlScript, ...],
 ) -> Plan:
@@ -142,12 +144,12 @@ def examine(
             plan.live_bytes = catalog.database_bytes(session, database)
             plan.findings += catalog.obstacles(session, database)
             _collect_finding(plan, lambda: _read_live(access, plan))
-        elif plan.manifest:
-            plan.properties = plan.manifest.properties
+        if plan.manifest and (plan.live_oid is None or fresh_cluster):
+            plan.properties = _properties_here(plan, session, plan.manifest.properties)
         _examine_rights(plan, session, database)
         if plan.manifest:
             _examine_extensions(plan, session)
-            _examine_roles(plan, session, superusers=superusers)
+            _examine_roles(plan, session, superusers=superusers, fresh_cluster=fresh_cluster)
         _examine_room(access, plan, session, method)
     _collect_finding(plan, lambda: _examine_application(access, plan, stop_services))
     _collect_finding(plan, lambda: plan.scripts.extend(read_scripts(access, post_sql)))
@@ -186,6 +188,19 @@ def _read_live(access: Access, plan: Plan) -> None:
     plan.rows_live = evidence.counts()
 
 
+def _properties_here(
+    plan: Plan, session: Session, properties: DatabaseProperties
+) -> DatabaseProperties:
+    """Those of the set, in a tablespace that the server has."""
+    name = properties.tablespace
+    if session.value("SELECT count(*) FROM pg_tablespace WHERE spcname = %s", name):
+        return properties
+    plan.warnings.append(
+        f"the server has no tablespace {name}; the database is created in the default one"
+    )
+    return replace(properties, tablespace="pg_default")
+
+
 def _examine_rights(plan: Plan, session: Session, database: str) -> None:
     superuser, createdb = session.query(
         "SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user"
@@ -210,15 +225,25 @@ def _examine_extensions(plan: Plan, session: Session) -> None:
         )
 
 
-def _examine_roles(plan: Plan, session: Session, *, superusers: bool) -> None:
+def _examine_roles(plan: Plan, session: Session, *, superusers: bool, fresh_cluster: bool) -> None:
     manifest = plan.manifest
     if manifest is None or plan.properties is None:
         return
     present = roles.read_roles(session, plan.properties, passwords=False)
-    plan.missing_roles = roles.missing(manifest.roles, (role.name for role in present))
-    plan.warnings += roles.differing(manifest.roles, present)
-    for role in plan.missing_roles:
-        plan.warnings.append(f"role {role.name} is missing and will be created")
+    names = [role.name for role in present]
+    plan.missing_roles = roles.missing(manifest.roles, names)
+    if fresh_cluster:
+        plan.altered_roles = roles.alterable(session, manifest.roles, names)
+    altered = [role.name for role in plan.altered_roles]
+    plan.warnings += roles.differing(
+        [role for role in manifest.roles if role.name not in altered], present
+    )
+    for role in (*plan.missing_roles, *plan.altered_roles):
+        plan.warnings.append(
+            f"role {role.name} is there and will be altered to what it is in the set"
+            if role.name in altered
+            else f"role {role.name} is missing and will be created"
+        )
         if role.superuser and not superusers:
             plan.warnings.append(
                 f"role {role.name} was a superuser and will not be one (see restore_superusers)"

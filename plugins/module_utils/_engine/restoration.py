@@ -106,14 +106,15 @@ class Restoration:
         return self.journal.write(entry, safety_set=report.set_name)
 
     def create_roles(self, session: Session, plan: Plan) -> None:
-        """Creates the roles that are missing; what it left out is noted."""
-        if plan.missing_roles:
+        """Creates the roles that are missing, and alters those of a fresh cluster; what it left out is noted."""
+        if plan.missing_roles or plan.altered_roles:
             with self.run.phase("roles"):
                 self.notes += create_roles(
                     session,
                     plan.missing_roles,
                     superusers=self.request.restore_superusers,
                     passwords=True,
+                    altered=plan.altered_roles,
                 )
 
     def fill(self, name: str, plan: Plan, properties: DatabaseProperties) -> Comparison:

@@ -158,6 +158,7 @@ def _examine(work: Restoration, recovery_set: RecoverySet, method: str) -> Plan:
         verify=request.verify,
         force=request.force,
         superusers=request.restore_superusers,
+        fresh_cluster=request.fresh_cluster,
         stop_services=request.stop_services,
         post_sql=request.post_sql,
     )

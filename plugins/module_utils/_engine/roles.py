@@ -13,7 +13,7 @@ from typing import Any
 from .catalog import set_setting
 from .errors import ServerError
 from .model import DatabaseProperties, Role
-from .server import Session, quote_identifier, quote_literal
+from .server import Session, composed, quote_identifier, quote_literal
 
 _ATTRIBUTES = (
     "superuser",
@@ -25,6 +25,11 @@ _ATTRIBUTES = (
     "bypassrls",
 )
 _DANGEROUS = ("superuser", "replication", "bypassrls")
+_UNLOGGED = (
+    ("log_statement", "none"),
+    ("log_min_duration_statement", "-1"),
+    ("log_min_error_statement", "panic"),
+)
 
 _NAMED = """
 SELECT r.rolname FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid
@@ -82,6 +87,13 @@ def missing(roles: Iterable[Role], present: Iterable[str]) -> list[Role]:
     return [role for role in roles if role.named_by_database and role.name not in there]
 
 
+def alterable(session: Session, roles: Iterable[Role], present: Iterable[str]) -> list[Role]:
+    """The roles that a fresh cluster has and a restore into it may alter: not its superuser, nor who is connected."""
+    ours = session.query("SELECT rolname FROM pg_roles WHERE oid = 10 OR rolname = current_user")
+    there = set(present) - {name for (name,) in ours}
+    return [role for role in roles if role.name in there]
+
+
 def differing(roles: Iterable[Role], present: Iterable[Role]) -> list[str]:
     """In words: named roles whose attributes are not those of the manifest. They are left as they are."""
     there = {role.name: role for role in present}
@@ -99,28 +111,34 @@ def differing(roles: Iterable[Role], present: Iterable[Role]) -> list[str]:
 
 
 def create_roles(
-    session: Session, roles: Sequence[Role], *, superusers: bool, passwords: bool
+    session: Session,
+    roles: Sequence[Role],
+    *,
+    superusers: bool,
+    passwords: bool,
+    altered: Sequence[Role] = (),
 ) -> list[str]:
     """Creates roles that are missing and their memberships; returns what was left out, in words.
 
     :param superusers: give SUPERUSER, REPLICATION and BYPASSRLS where the manifest has them.
     :param passwords: set the password verifiers of the manifest.
+    :param altered: roles of a fresh cluster that are there already and become what they are in the manifest.
     """
     notes = []
-    for role in roles:
-        left_out = [name.upper() for name in _DANGEROUS if getattr(role, name) and not superusers]
-        if left_out:
-            notes.append(
-                f"role {role.name} was created without {', '.join(left_out)} (see restore_superusers)"
-            )
-            role = replace(role, superuser=False, replication=False, bypassrls=False)
-        with session.transaction():
-            # The statement holds a password verifier: it must not reach the server's log.
-            for setting, value in (("log_statement", "none"), ("log_min_duration_statement", "-1")):
-                session.execute(f"SET LOCAL {setting} = {quote_literal(value)}")
-            session.execute("SET LOCAL log_min_error_statement = 'panic'")
-            session.execute(_create_statement(role, passwords=passwords))
-    for role in roles:
+    for verb, some in (("CREATE", roles), ("ALTER", altered)):
+        for role in some:
+            left_out = [name for name in _DANGEROUS if getattr(role, name) and not superusers]
+            if left_out:
+                names = ", ".join(left_out).upper()
+                notes.append(f"role {role.name} was not given {names} (see restore_superusers)")
+            with session.transaction():
+                # The statement holds a password verifier: it must not reach the server's log.
+                for setting, value in _UNLOGGED:
+                    session.execute(f"SET LOCAL {setting} = {quote_literal(value)}")
+                session.execute(_statement(verb, role, left_out, passwords=passwords))
+    for role in altered:
+        _strip(session, role)
+    for role in (*roles, *altered):
         subject = quote_identifier(role.name)
         for group, admin in role.member_of:
             try:
@@ -138,12 +156,29 @@ def create_roles(
     return notes
 
 
-def _create_statement(role: Role, *, passwords: bool) -> str:
-    words = [f"CREATE ROLE {quote_identifier(role.name)} WITH"]
-    words += [("" if getattr(role, name) else "NO") + name.upper() for name in _ATTRIBUTES]
+def _statement(verb: str, role: Role, left_out: Iterable[str], *, passwords: bool) -> str:
+    words = [f"{verb} ROLE {quote_identifier(role.name)} WITH"]
+    words += [
+        ("" if getattr(role, name) else "NO") + name.upper()
+        for name in _ATTRIBUTES
+        if name not in left_out
+    ]
     words.append(f"CONNECTION LIMIT {role.connection_limit}")
     if passwords and role.password_hash:
         words.append(f"PASSWORD {quote_literal(role.password_hash)}")
-    if role.valid_until:
-        words.append(f"VALID UNTIL {quote_literal(role.valid_until)}")
+    valid_until = role.valid_until or ("infinity" if verb == "ALTER" else "")
+    if valid_until:
+        words.append(f"VALID UNTIL {quote_literal(valid_until)}")
     return " ".join(words)
+
+
+def _strip(session: Session, role: Role) -> None:
+    """Takes the settings and memberships away that the scripts of a fresh cluster gave a role."""
+    session.execute(composed("ALTER ROLE {} RESET ALL", role.name))
+    groups = session.query(
+        """SELECT DISTINCT g.rolname FROM pg_auth_members a JOIN pg_roles g ON g.oid = a.roleid
+            WHERE a.member = (SELECT oid FROM pg_roles WHERE rolname = %s)""",
+        role.name,
+    )
+    for (group,) in groups:
+        session.execute(composed("REVOKE {} FROM {} CASCADE", group, role.name))
