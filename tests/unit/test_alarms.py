@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,44 +16,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from recovery_sets import lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import metrics
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.alarms import (
     Told,
-    key_of,
     notice_of,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import (
     load_config,
     parse_config,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import ConfigError
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Ledger
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    Problem,
+    utc_now,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.status import standings
 
 PROBLEMS = st.lists(
-    st.sampled_from(["a is wrong", "b is wrong since 02:00", "c", "no backup for 27 h"]),
-    unique=True,
+    st.builds(Problem, st.sampled_from(["a", "b", "c"]), st.text(max_size=5)),
+    unique_by=lambda problem: problem.key,
 )
+OLD, NEW = Problem("backup-missing", "no backup for 27 h"), Problem("no-drill", "no drill")
 
 
-def told_after(told: tuple[str, ...], problems: list[str]) -> tuple[str, ...]:
+def told_after(told: tuple[str, ...], problems: list[Problem]) -> tuple[str, ...]:
     """What people know after a run."""
     if notice_of(told, problems, name="shop", host="pi4") is None:
         return told
-    return tuple(key_of(problem) for problem in problems)
+    return tuple(problem.key for problem in problems)
 
 
 @given(PROBLEMS)
-def test_what_was_said_once_is_not_said_again(problems: list[str]) -> None:
+def test_what_was_said_once_is_not_said_again(problems: list[Problem]) -> None:
     told = told_after((), problems)
     assert notice_of(told, problems, name="shop", host="pi4") is None
 
 
 @given(st.lists(PROBLEMS, max_size=8))
-def test_there_is_a_message_exactly_when_something_changed(history: list[list[str]]) -> None:
+def test_there_is_a_message_exactly_when_something_changed(history: list[list[Problem]]) -> None:
     told: tuple[str, ...] = ()
     for problems in history:
         notice = notice_of(told, problems, name="shop", host="pi4")
-        assert (notice is not None) == ({key_of(p) for p in problems} != set(told))
+        assert (notice is not None) == ({problem.key for problem in problems} != set(told))
         told = told_after(told, problems)
 
 
@@ -58,18 +70,79 @@ def test_all_is_well_from_the_start_is_no_message() -> None:
     assert notice_of((), [], name="shop", host="pi4") is None
 
 
-def test_a_problem_that_only_grows_older_is_the_same_one() -> None:
-    told = told_after((), ["no backup for 27 h 10 min"])
-    assert notice_of(told, ["no backup for 28 h 10 min"], name="shop", host="pi4") is None
+def test_a_problem_that_only_has_other_words_is_the_same_one() -> None:
+    told = told_after((), [OLD])
+    older = replace(OLD, words="no backup for 28 h")
+    assert notice_of(told, [older], name="shop", host="pi4") is None
 
 
 def test_a_new_problem_beside_an_old_one_is_told_first() -> None:
-    notice = notice_of((key_of("old 1"),), ["old 2", "new"], name="shop", host="pi4")
+    notice = notice_of((OLD.key,), [OLD, NEW], name="shop", host="pi4")
     assert notice
-    assert (
-        notice.body.index("- new") < notice.body.index("As before:") < notice.body.index("- old 2")
-    )
+    assert notice.body.startswith("- no drill\n\nAs before:\n- no backup for 27 h\n")
     assert notice.title == "firedrill: shop on pi4 has 2 problems"
+
+
+def test_two_problems_of_one_kind_are_both_told() -> None:
+    two = [Problem("incomplete-set", f"{name} is not complete") for name in ("one", "two")]
+    notice = notice_of((), two, name="shop", host="pi4")
+    assert notice
+    assert notice.body.startswith("- one is not complete\n- two is not complete\n")
+
+
+def test_an_outage_is_told_once_for_each_target_whatever_the_far_end_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    now = utc_now()
+    lay_out(tmp_path, created=now - timedelta(days=4))
+    targets = {name: {"type": "rclone", "remote": f"{name}:x"} for name in ("nas1", "nas2")}
+    content = {**settings(offsite=targets), "backup_dir": str(tmp_path)}
+    section = parse_config(content, Path("/c.yml")).sections["shop"]
+    ledger, attempts = Ledger(tmp_path, "shop"), Attempts(tmp_path, "shop")
+
+    def message(down: str, why: str, hours: float) -> str:
+        """What is told of a try that could not reach a target."""
+        nonlocal told
+        moment = now + timedelta(hours=hours)
+        ledger.failed(down, why, moment)
+        attempts.fail("backup", moment, f"the disk answers {why}")
+        (found,) = standings([section], None, moment)
+        notice = notice_of(told, found.problems, name="shop", host="pi4")
+        told = tuple(problem.key for problem in found.problems)
+        return notice.body if notice else ""
+
+    told: tuple[str, ...] = ()
+    first = message("nas1", "No route to host", 0)
+    assert "nas1 fails since" in first
+    assert "the disk answers" in first
+    later = ("Connection timed out", "i/o timeout: dial", "RequestID QX7ZKBGYF", "")
+    assert [message("nas1", why, hours) for hours, why in enumerate(later, 1)] == [""] * 4
+    second = message("nas2", "No route to host", 6)
+    assert (
+        second.index("nas2 fails since") < second.index("As before:") < second.index("nas1 fails")
+    )
+
+
+def test_a_drill_that_breaks_another_promise_is_another_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    section = parse_config(settings(), Path("/c.yml")).sections["shop"]
+    section = replace(section, directory=tmp_path)
+
+    def problems(day: int, promise: str, reason: str) -> set[str]:
+        check = {"kind": "assertion", "name": promise, "status": "failed", "reason": reason}
+        entry = {"action": "drill", "database": "shop", "verdict": "backup_bad", "checks": [check]}
+        with (tmp_path / LOG_NAME).open("a") as log:
+            log.write(json.dumps({**entry, "at": f"2026-02-{day:02}T03:30:00Z"}) + "\n")
+        (found,) = standings([section], None, utc_now())
+        assert any(f"{promise}: {reason}" in problem.words for problem in found.problems)
+        return {problem.key for problem in found.problems}
+
+    first = problems(1, "ten rows", "it is 9")
+    assert problems(2, "ten rows", "the server closed the connection") == first
+    assert problems(3, "all paid", "it is 9") != first
 
 
 def test_the_end_of_the_last_problem_is_told() -> None:

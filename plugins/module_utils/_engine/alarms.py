@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .durable import read_object, replace_file
 from .filenames import file_base
+from .model import Problem
 
 
 @dataclass(frozen=True)
@@ -37,37 +37,32 @@ class Notice:
     body: str
 
 
-def key_of(problem: str) -> str:
-    """What makes a problem the same one an hour later: its words without numbers, which ages and sizes change."""
-    return re.sub(r"\d+(?:[.:]\d+)*", "#", problem)
-
-
 def notice_of(
-    told: Collection[str], problems: Sequence[str], *, name: str, host: str
+    told: Collection[str], problems: Sequence[Problem], *, name: str, host: str
 ) -> Notice | None:
     """The message that is due, or None when all that is so was said already.
 
     :param told: the keys of the problems that the last message named; none after one that all is well.
-    :param problems: what is wrong now, in words.
+    :param problems: what is wrong now.
     """
-    now = {key_of(problem): problem for problem in problems}
-    if now.keys() == set(told):
+    now = {problem.key for problem in problems}
+    if now == set(told):
         return None
     if not now:
         return Notice(
             f"firedrill: {name} on {host} is well again",
             f"What was wrong with the backups of {name} on {host} is over.\n",
         )
-    new = [problem for key, problem in now.items() if key not in told]
-    old = [problem for key, problem in now.items() if key in told]
-    over = len(set(told) - now.keys())
+    new = [problem.words for problem in problems if problem.key not in told]
+    old = [problem.words for problem in problems if problem.key in told]
+    over = len(set(told) - now)
     lines = [f"- {problem}" for problem in new]
     if old:
         lines += ["", "As before:", *(f"- {problem}" for problem in old)]
     if over:
         lines += ["", f"Over: {over} of those that were told before."]
     lines += ["", f"On {host}, `firedrill status` shows how it is now."]
-    count = f"{len(now)} problem" if len(now) == 1 else f"{len(now)} problems"
+    count = f"{len(problems)} problem" if len(problems) == 1 else f"{len(problems)} problems"
     return Notice(f"firedrill: {name} on {host} has {count}", "\n".join(lines).lstrip("\n") + "\n")
 
 

@@ -16,7 +16,7 @@ from .durable import read_object, replace_file
 from .errors import ConfigError, HostError, SetError
 from .filenames import file_base
 from .listing import Listed
-from .model import Report, iso, parse_time, utc_now
+from .model import Problem, Report, iso, parse_time, utc_now
 from .run import Progress
 from .verify import VerifyRequest, verify
 
@@ -103,17 +103,22 @@ def _note(directory: Path, report: Report) -> None:
     report.changed = True
 
 
-def key_problems(directory: Path, database: str, newest: Listed | None, now: datetime) -> list[str]:
+def key_problems(
+    directory: Path, database: str, newest: Listed | None, now: datetime
+) -> list[Problem]:
     """What `status` says of the keys of a database whose newest set is `newest`; nothing where that is not encrypted."""
     manifest = newest.recovery_set.manifest if newest else None
     if manifest is None or manifest.encryption is None:
         return []
     proof = last_proof(directory, database)
     if proof is None:
-        return [f"nobody has proved yet that a private key opens the sets: {_TODO}"]
+        words = f"nobody has proved yet that a private key opens the sets: {_TODO}"
+        return [Problem("key-unproved", words)]
     if not proof.counts_for(manifest.encryption.recipients):
-        return [f"no private key was proved for the present recipients: {_TODO}"]
+        words = f"no private key was proved for the present recipients: {_TODO}"
+        return [Problem("key-of-others", words)]
     age_s = (now - parse_time(proof.at)).total_seconds()
     if age_s > _OLDEST_DAYS * _DAY_S:
-        return [f"no private key was proved to open the sets since {proof.at}: {_TODO}"]
+        words = f"no private key was proved to open the sets since {proof.at}: {_TODO}"
+        return [Problem("key-proof-old", words)]
     return []

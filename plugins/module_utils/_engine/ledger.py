@@ -19,7 +19,7 @@ from typing import Any, Callable
 from .durable import read_object, replace_file
 from .errors import HostError
 from .filenames import file_base
-from .model import iso
+from .model import Problem, iso
 
 #: What became of a set at a target. `confirmed`: all of it is there, checked. `lost`: it was, and is gone.
 #: `removed`: the retention removed it, so it is not uploaded again.
@@ -228,8 +228,8 @@ def _is_due(copy: Copy | None) -> bool:
 
 def target_problems(
     rows: Iterable[Mapping[str, Any]], sets: Mapping[str, datetime], now: datetime
-) -> list[str]:
-    """What somebody has to look after, in words."""
+) -> list[Problem]:
+    """What somebody has to look after."""
     found = []
     for row in rows:
         name, newest = row["target"], row["newest_confirmed"]
@@ -238,20 +238,21 @@ def target_problems(
         ]
         there = f"the newest set there is {newest['name']}" if newest else "no set is there"
         if row["failing_since"]:
-            found.append(
+            words = (
                 f"offsite target {name} fails since {row['failing_since']}, {there}: {row['error']}"
             )
+            found.append(Problem(f"offsite {name} fails", words))
         elif late:
-            found.append(
-                f"{len(late)} of {len(sets)} sets are not at offsite target {name}, {there}"
-            )
+            words = f"{len(late)} of {len(sets)} sets are not at offsite target {name}, {there}"
+            found.append(Problem(f"offsite {name} lacks sets", words))
         lost = [one for one in row["lost"] if one not in sets]
         if lost:
-            found.append(
+            words = (
                 f"offsite target {name} has lost {', '.join(lost[:3])}"
                 + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
                 + ", not here either (`firedrill acknowledge` if somebody removed them on purpose)"
             )
+            found.append(Problem(f"offsite {name} has lost sets", words))
     return found
 
 

@@ -259,6 +259,17 @@ class CheckResult:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Problem:
+    """Something that somebody has to look after.
+
+    `key` is what makes it the same one an hour later, when its words have another age, size or reason.
+    """
+
+    key: str
+    words: str
+
+
 @dataclass
 class Report:
     """What a run did: the same from the module and from the command."""

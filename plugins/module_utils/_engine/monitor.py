@@ -14,15 +14,15 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from . import metrics
-from .alarms import Alarms, Told, key_of, notice_of
+from .alarms import Alarms, Told, notice_of
 from .config import Section
 from .errors import ConfigError, FiredrillError
-from .model import Report, iso, utc_now
+from .model import Problem, Report, iso, utc_now
 from .notices import notify
 from .outcomes import BUSY, OK, Outcome
 from .pings import FAIL, LOG, START, SUCCESS, ping
 from .schedule import Schedule
-from .status import status_rows, undelivered
+from .status import UNDELIVERED, as_rows, standings
 
 _PINGED = ("backup", "drill")
 
@@ -62,20 +62,20 @@ class Monitor:
     def close(self) -> list[str]:
         """Tells what there is to tell; returns what could not be delivered, as warnings."""
         now = utc_now()
-        rows = status_rows(self._every, self._schedule, now)
-        for row in rows:
-            if row["name"] in self._sections:
-                self._tell(self._sections[row["name"]], row["problems"], now)
+        found = standings(self._every, self._schedule, now)
+        for one in found:
+            if one.name in self._sections:
+                self._tell(self._sections[one.name], one.problems, now)
         if self._alarms.metrics_dir:
             try:
-                metrics.write(self._alarms.metrics_dir, rows)
+                metrics.write(self._alarms.metrics_dir, as_rows(found))
             except OSError as error:
                 self._warnings.append(
                     f"The figures for Prometheus could not be written to {self._alarms.metrics_dir}: {error.strerror}"
                 )
         return list(dict.fromkeys(self._warnings))
 
-    def _tell(self, section: Section, problems: Iterable[str], now: datetime) -> None:
+    def _tell(self, section: Section, problems: Iterable[Problem], now: datetime) -> None:
         before = Told.read(section.directory, section.database)
         ends, owed = self._earned(section, before)
         news = {job: one for job, one in ends.items() if one[0] != LOG}
@@ -127,12 +127,12 @@ class Monitor:
             return False
 
     def _notify(
-        self, section: Section, before: Told, problems: Iterable[str]
+        self, section: Section, before: Told, problems: Iterable[Problem]
     ) -> tuple[tuple[str, ...], str]:
         """The keys of what people know now, and why they could not be told more."""
         if not self._alarms.people:
             return (), ""
-        wrong = [problem for problem in problems if problem != undelivered(before)]
+        wrong = [problem for problem in problems if problem.key != UNDELIVERED]
         notice = notice_of(before.problems, wrong, name=section.name, host=platform.node())
         if notice is None:
             return before.problems, ""
@@ -143,7 +143,7 @@ class Monitor:
         except FiredrillError as error:
             self._warnings.append(f"{section.name}: {error}")
             return before.problems, error.what
-        return tuple(map(key_of, wrong)), ""
+        return tuple(sorted({problem.key for problem in wrong})), ""
 
 
 def try_alarms(alarms: Alarms, section: Section) -> Report:

@@ -29,12 +29,13 @@ _LONGEST = 400
 
 @dataclass(frozen=True)
 class Drill:
-    """The last drill in a throwaway server; `broken` says which of its promises were not kept."""
+    """The last drill in a throwaway server; `broken` says which of its promises were not kept, `culprits` only names them."""
 
     verdict: str
     at: datetime
     set_name: str
     broken: str = ""
+    culprits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,9 @@ def _last_drill(entries: list[dict[str, Any]]) -> Drill | None:
         with contextlib.suppress(ValueError):
             at = parse_time(str(entry.get("at", "")))
             name, verdict = str(entry.get("set_name", "")), str(entry.get("verdict", ""))
-            return Drill(verdict, at, name, _broken(entry))
+            broken = _broken(entry)
+            words = "; ".join(f"{label}: {reason}" for label, reason in broken)[:_LONGEST]
+            return Drill(verdict, at, name, words, tuple(label for label, unused_reason in broken))
     return None
 
 
@@ -148,11 +151,11 @@ def _last_pass_at(entries: list[dict[str, Any]]) -> datetime | None:
     return drill.at if drill else None
 
 
-def _broken(entry: dict[str, Any]) -> str:
+def _broken(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """The checks that did not hold, each with its reason."""
     checks = entry.get("checks")
-    failed = [
-        f"{check.get('kind')} {check.get('name')}: {check.get('reason')}"
+    return [
+        (f"{check.get('kind')} {check.get('name')}", str(check.get("reason")))
         for check in (checks if isinstance(checks, list) else [])
         if isinstance(check, dict) and check.get("status") in ("failed", "error")
     ]
-    return "; ".join(failed)[:_LONGEST]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +20,7 @@ from .errors import FiredrillError
 from .holds import candidates, waiting_loss
 from .keyproofs import key_problems, last_proof
 from .ledger import target_problems, target_rows
-from .model import human_bytes, human_seconds, iso
+from .model import Problem, human_bytes, human_seconds, iso
 from .schedule import Schedule
 from .settling import interrupted
 from .state import State, look
@@ -33,26 +34,50 @@ _DRILL_GRACE_S = 86400.0
 _OLDEST_S = 26 * 3600.0
 #: The next dump, and one more while the oldest is not yet pruned.
 _SETS_OF_ROOM = 2
+#: The key of the problem that a message to people could not be delivered.
+UNDELIVERED = "undelivered"
 
 
 def status_rows(
     sections: Iterable[Section], schedule: Schedule | None, now: datetime
 ) -> list[dict[str, Any]]:
     """Each database as plain values for JSON, those with problems first. Nothing is changed, no server is asked."""
-    rows = [_row(section, schedule, now) for section in sections]
+    return as_rows(standings(sections, schedule, now))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one database stands: what is known of it, as plain values for JSON, and what is wrong."""
+
+    name: str
+    known: dict[str, Any]
+    problems: tuple[Problem, ...]
+
+
+def as_rows(found: Iterable[Standing]) -> list[dict[str, Any]]:
+    """As status_rows()."""
+    rows = [{**one.known, "problems": [each.words for each in one.problems]} for one in found]
     return sorted(rows, key=lambda row: (not row["problems"], row["name"]))
 
 
-def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str, Any]:
-    problems: list[str] = []
+def standings(
+    sections: Iterable[Section], schedule: Schedule | None, now: datetime
+) -> list[Standing]:
+    """How each database stands. Nothing is changed, no server is asked."""
+    return [_standing(section, schedule, now) for section in sections]
+
+
+def _standing(section: Section, schedule: Schedule | None, now: datetime) -> Standing:
+    problems: list[Problem] = []
     try:
         state = look(section.directory, section.database, now)
     except FiredrillError as error:
         state = State()
-        problems.append(error.what)
+        problems.append(Problem("directory", error.what))
     newest, drill = state.newest, state.last_drill
     free = Vault(section.directory).free_bytes()
-    problems += filter(None, [clock.doubt(now, None)])
+    doubt = clock.doubt(now, None)
+    problems += [Problem("clock", doubt)] if doubt else []
     problems += _of_sets(state, schedule, now) if not problems else []
     problems += _of_rows(section, state, now)
     problems += _of_drills(state, schedule, now)
@@ -63,9 +88,11 @@ def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str
     problems += target_problems(offsite, whole, now)
     problems += _of_the_application(section)
     proof = last_proof(section.directory, section.database)
-    problems += filter(None, [undelivered(Told.read(section.directory, section.database))])
+    lost = Told.read(section.directory, section.database).lost
+    if lost:
+        problems.append(Problem(UNDELIVERED, f"a message could not be delivered {lost}"))
     next_drill = schedule.next_drill(now) if schedule else None
-    return {
+    known = {
         "host": platform.node(),
         "name": section.name,
         "database": section.database,
@@ -99,77 +126,87 @@ def _row(section: Section, schedule: Schedule | None, now: datetime) -> dict[str
         "next_backup": iso(schedule.next_backup(now)) if schedule else None,
         "next_drill": iso(next_drill) if next_drill else None,
         "free_bytes": free,
-        "problems": problems,
     }
+    return Standing(section.name, known, tuple(problems))
 
 
-def _of_sets(state: State, schedule: Schedule | None, now: datetime) -> list[str]:
+def _of_sets(state: State, schedule: Schedule | None, now: datetime) -> list[Problem]:
     found = []
     at = state.newest_at
     attempt = state.tries.get("backup")
     failed = bool(attempt and attempt.failed and (at is None or iso(at) < attempt.at))
     if attempt and failed:
-        found.append(f"the backup of {attempt.at} failed: {attempt.msg}")
+        found.append(Problem("backup-failed", f"the backup of {attempt.at} failed: {attempt.msg}"))
     if at is None:
-        found.append("there is no complete set")
+        found.append(Problem("no-set", "there is no complete set"))
     elif schedule:
         slot = schedule.last_backup(now - timedelta(seconds=_GRACE_S))
         if at < slot:
-            found.append(f"no backup since {iso(at)}: that of {iso(slot)} is missing")
+            words = f"no backup since {iso(at)}: that of {iso(slot)} is missing"
+            found.append(Problem("backup-missing", words))
     elif (now - at).total_seconds() > _OLDEST_S:
-        found.append(f"no backup for {human_seconds((now - at).total_seconds())}")
-    found += [f"a newer set is not complete: {words}" for words in state.incomplete]
-    found += [f"{name} is dated in the future: was a clock wrong?" for name in state.doubtful]
+        words = f"no backup for {human_seconds((now - at).total_seconds())}"
+        found.append(Problem("backup-missing", words))
+    found += [
+        Problem("incomplete-set", f"a newer set is not complete: {words}")
+        for words in state.incomplete
+    ]
+    found += [
+        Problem("future-set", f"{name} is dated in the future: was a clock wrong?")
+        for name in state.doubtful
+    ]
     return found
 
 
-def _of_drills(state: State, schedule: Schedule | None, now: datetime) -> list[str]:
+def _of_drills(state: State, schedule: Schedule | None, now: datetime) -> list[Problem]:
     drill, attempt = state.last_drill, state.tries.get("drill")
     if drill and drill.verdict not in ("pass", "partial"):
-        words = {"backup_bad": "found the backup bad", "environment": "could not be held here"}
-        said = words.get(drill.verdict, f"ended as {drill.verdict}")
+        said_of = {"backup_bad": "found the backup bad", "environment": "could not be held here"}
+        said = said_of.get(drill.verdict, f"ended as {drill.verdict}")
         broken = f": {drill.broken}" if drill.broken else ""
-        return [f"the drill of {iso(drill.at)} {said} (set {drill.set_name or 'unknown'}){broken}"]
+        return [
+            Problem(
+                " ".join([f"drill-{drill.verdict}", *drill.culprits]),
+                f"the drill of {iso(drill.at)} {said} (set {drill.set_name or 'unknown'}){broken}",
+            )
+        ]
     if attempt and attempt.failed and (drill is None or iso(drill.at) < attempt.at):
-        return [f"the drill of {attempt.at} failed: {attempt.msg}"]
+        return [Problem("drill-failed", f"the drill of {attempt.at} failed: {attempt.msg}")]
     if drill is None:
-        return ["no drill has been held"] if state.newest else []
+        return [Problem("no-drill", "no drill has been held")] if state.newest else []
     slot = schedule.last_drill(now - timedelta(seconds=_DRILL_GRACE_S)) if schedule else None
     if slot and drill.at < slot:
-        return [f"no drill since {iso(drill.at)}: that of {iso(slot)} is missing"]
+        words = f"no drill since {iso(drill.at)}: that of {iso(slot)} is missing"
+        return [Problem("drill-missing", words)]
     return []
 
 
-def _of_rows(section: Section, state: State, now: datetime) -> list[str]:
+def _of_rows(section: Section, state: State, now: datetime) -> list[Problem]:
     known = candidates(state.sets, section.database)
     loss = waiting_loss(section.directory, section.database, known, now)
     if loss:
-        return [f"{loss}: was data lost? Nothing is pruned until `firedrill acknowledge`"]
+        words = f"{loss}: was data lost? Nothing is pruned until `firedrill acknowledge`"
+        return [Problem("rows-lost", words)]
     return []
 
 
-def _of_room(state: State, free: int) -> list[str]:
+def _of_room(state: State, free: int) -> list[Problem]:
     if state.newest and free < _SETS_OF_ROOM * state.newest.bytes:
         size = human_bytes(state.newest.bytes)
-        return [f"little room: {human_bytes(free)} free, the newest set has {size}"]
+        words = f"little room: {human_bytes(free)} free, the newest set has {size}"
+        return [Problem("little-room", words)]
     return []
 
 
-def undelivered(told: Told) -> str:
-    """In words: a message to people that could not be delivered; else ""."""
-    return f"a message could not be delivered {told.lost}" if told.lost else ""
-
-
-def _of_the_application(section: Section) -> list[str]:
+def _of_the_application(section: Section) -> list[Problem]:
     """The container, and restores that were killed and not settled."""
     found = []
     try:
         for entry in interrupted(section.directory, section.database):
-            found.append(
-                f"the {entry.action} of {entry.at} has not ended (`firedrill settle` ends one that was killed)"
-            )
+            words = f"the {entry.action} of {entry.at} has not ended (`firedrill settle` ends one that was killed)"
+            found.append(Problem(f"{entry.action}-interrupted", words))
         target = section.target(password=False)
         Containers().find(name=target.container, project=target.project, service=target.service)
     except FiredrillError as error:
-        found.append(error.what)
+        found.append(Problem(f"application {type(error).__name__}", error.what))
     return found
