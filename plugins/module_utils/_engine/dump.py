@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from . import __version__
@@ -16,10 +17,12 @@ from .access import Access, open_access
 from .attempts import Attempts, failures_noted
 from .catalog import database_bytes, database_oid, read_extensions, read_properties
 from .cipher import Plaintext
+from .compression import parse_compression
 from .durable import sync_directory
 from .errors import (
     ConfigError,
     HostError,
+    OvertakenError,
     ServerError,
     SetError,
     ToolError,
@@ -52,10 +55,7 @@ from .vault import HashingFile, RecoverySet, Vault, load_set
 from .witness import Witness
 
 EVIDENCE_LEVELS = ("full", "counts", "none")
-_METHODS = ("zstd", "gzip", "lz4", "none")
-_ZSTD_MAJOR = 16
-_AUTO_ZSTD = Compression("zstd", 3)
-_AUTO_GZIP = Compression("gzip", 6)
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -76,28 +76,6 @@ class BackupRequest:
     check: bool = False
     purpose: str = "backup"
     encryption: Encryption | None = None
-
-
-def parse_compression(text: str, major: int) -> Compression:
-    """`auto`, a method, or `method:level`, for a server of that major version.
-
-    :raises ConfigError: the server's pg_dump does not know it.
-    """
-    if text == "auto":
-        return _AUTO_ZSTD if major >= _ZSTD_MAJOR else _AUTO_GZIP
-    method, colon, level = text.partition(":")
-    if method not in _METHODS or (colon and not level.isdigit()):
-        raise ConfigError(
-            f'"{text}" is no compression',
-            todo="Use auto, none, gzip, zstd or lz4, with a level after a colon where wanted (zstd:3)",
-        )
-    if method in ("zstd", "lz4") and major < _ZSTD_MAJOR:
-        raise ConfigError(
-            f"pg_dump of PostgreSQL {major} does not know {method}",
-            state="Nothing was changed",
-            todo="Use `auto` or `gzip:6`",
-        )
-    return Compression(method, int(level) if colon else -1)
 
 
 def backup(request: BackupRequest, progress: Progress | None = None) -> Report:
@@ -266,21 +244,9 @@ def _make(
             encryption=recipients.encryption if recipients else None,
         )
         with vault.unnamed() as dump, vault.unnamed() as globals_file:
-            with snapshot(session) as (ident, tables):
-                moment = utc_now()
-                before = sequence_values(session)
-                with Collector(
-                    server, database, request.evidence, tables, snapshot_id=ident
-                ) as collector:
-                    with run.phase("dump"):
-                        archive, contents = _dump(
-                            access, request, compress, ident, dump, recipients
-                        )
-                    with run.phase("evidence"):
-                        evidence = collector.result()
-                after = sequence_values(session)
-            if request.evidence != "none":
-                evidence = replace(evidence, sequences=sequence_evidence(before, after))
+            moment, evidence, archive, contents = _capture(
+                access, request, compress, session, dump, recipients
+            )
             with run.phase("verify"):
                 if contents is None:
                     access.programs.read_whole(dump.file)
@@ -314,6 +280,48 @@ def _make(
                 )
                 _publish(vault, manifest, dump, globals_file, recipients)
     return manifest
+
+
+def _capture(
+    access: Access,
+    request: BackupRequest,
+    compress: Compression,
+    session: Session,
+    file: HashingFile,
+    recipients: Recipients | None,
+) -> tuple[datetime, Evidence, Plaintext | None, Contents | None]:
+    """Archive and evidence of one snapshot, and its moment; a change of the schema that wants to go first does so.
+
+    :raises OvertakenError: another one did each time.
+    """
+    run, server, database = access.run, access.server, request.target.database
+    left = _ATTEMPTS
+    while True:
+        left -= 1
+        try:
+            with snapshot(session) as (ident, tables):
+                moment = utc_now()
+                before = sequence_values(session)
+                with Collector(
+                    server, database, request.evidence, tables, snapshot_id=ident
+                ) as collector:
+                    with run.phase("dump"):
+                        archive, contents = _dump(
+                            access, request, compress, ident, file, recipients
+                        )
+                    with run.phase("evidence"):
+                        evidence = collector.result()
+                after = sequence_values(session)
+            if request.evidence != "none":
+                evidence = replace(evidence, sequences=sequence_evidence(before, after))
+            return moment, evidence, archive, contents
+        except OvertakenError as error:
+            if not left:
+                raise OvertakenError(
+                    f'The schema of database "{database}" was being changed whenever its dump began: {error.what}',
+                    todo="Run this again when migrations have ended",
+                ) from error
+            file.restart()
 
 
 def _dump(

@@ -47,6 +47,10 @@ class OffsiteError(FiredrillError):
     """An offsite target cannot be reached, lets nobody in, is full, or does not hold what it was given."""
 
 
+class OvertakenError(TargetError):
+    """A change of the schema queued up between our locks on the same tables: it has to go first."""
+
+
 class BusyError(FiredrillError):
     """Another run is working on the same database."""
 

@@ -17,13 +17,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Callable
 
-from .errors import FiredrillError, ServerError, TargetError
+from .errors import FiredrillError, OvertakenError, ServerError, TargetError
 from .model import Comparison, Evidence, LargeObjects, SequenceEvidence, TableEvidence
 from .server import Server, Session, composed, quote_literal
 
 _LOCK_TIMEOUT = "60s"
 _LOCK_ATTEMPTS = 5
 _SNAPSHOT_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_LOCKABLE = ("table", "partitioned table")
 _KINDS = {"r": "table", "p": "partitioned table", "m": "materialized view", "f": "foreign table"}
 
 _NOT_OURS = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -71,8 +72,28 @@ UNION ALL SELECT 'extensions', count(*) FROM pg_extension WHERE extname <> 'plpg
 UNION ALL SELECT 'schemas', count(*) FROM pg_namespace WHERE oid IN (SELECT oid FROM spaces) AND nspname <> 'public'"""
 
 
+def _glance(session: Session, statement: str) -> list[tuple[Any, ...]]:
+    """Rows of a statement inside a transaction, which holds none of its locks afterwards.
+
+    What we keep locked, a change of the schema waits for, and behind that whoever asks for the same lock; when
+    that is another session of ours, nobody goes on: the server does not see that we wait for ourselves.
+
+    :raises ServerError: the transaction goes on all the same.
+    """
+    # Locks that were taken since a savepoint go when it is rolled back to (explicit-locking.html of the manual).
+    back = "ROLLBACK TO SAVEPOINT firedrill; RELEASE SAVEPOINT firedrill"
+    session.execute("SAVEPOINT firedrill")
+    try:
+        rows = session.query(statement)
+    except ServerError:
+        session.execute(back)
+        raise
+    session.execute(back)
+    return rows
+
+
 def list_tables(session: Session) -> list[TableEvidence]:
-    """Every table, materialized view and foreign table that is the database's own."""
+    """Every table, materialized view and foreign table that is the database's own; inside a transaction."""
     return [
         TableEvidence(
             schema,
@@ -81,7 +102,7 @@ def list_tables(session: Session) -> list[TableEvidence]:
             _KINDS[kind],
             note="" if populated or kind != "m" else "not populated",
         )
-        for schema, name, oid, kind, populated in session.query(_TABLES)
+        for schema, name, oid, kind, populated in _glance(session, _TABLES)
     ]
 
 
@@ -94,7 +115,8 @@ def snapshot(session: Session) -> Iterator[tuple[str, list[TableEvidence]]]:
     :raises TargetError: the tables change too fast, or a lock is not to be had in time.
     """
     for unused_attempt in range(_LOCK_ATTEMPTS):
-        wanted = list_tables(session)
+        with session.transaction(_SNAPSHOT_BEGIN):
+            wanted = list_tables(session)
         session.execute(_SNAPSHOT_BEGIN)
         try:
             if not _lock(session, wanted):
@@ -114,16 +136,20 @@ def snapshot(session: Session) -> Iterator[tuple[str, list[TableEvidence]]]:
     )
 
 
+def _lock_shared(session: Session, tables: Sequence[TableEvidence], wait: str = "") -> None:
+    names = [composed("ONLY {}.{}", t.schema, t.name) for t in tables if t.kind in _LOCKABLE]
+    if names:
+        session.execute(f"LOCK TABLE {', '.join(names)} IN ACCESS SHARE MODE {wait}")
+
+
 def _lock(session: Session, tables: Sequence[TableEvidence]) -> bool:
-    """Whether all were locked; False when one is gone since it was listed."""
-    lockable = ("table", "partitioned table")
-    names = [composed("ONLY {}.{}", t.schema, t.name) for t in tables if t.kind in lockable]
+    """Whether all were locked; False when they are to be listed again."""
     session.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
     try:
-        if names:
-            session.execute(f"LOCK TABLE {', '.join(names)} IN ACCESS SHARE MODE")
+        _lock_shared(session, tables)
     except ServerError as error:
-        if error.sqlstate in ("42P01", "3F000"):
+        # Gone, or in a circle with somebody who changes several of them.
+        if error.sqlstate in ("42P01", "3F000", "40P01"):
             return False
         if error.sqlstate == "55P03":
             raise TargetError(
@@ -141,13 +167,12 @@ def _lock(session: Session, tables: Sequence[TableEvidence]) -> bool:
 
 
 def sequence_values(session: Session) -> dict[tuple[str, str], int]:
-    """The next value that each sequence stands before, by schema and name."""
+    """The next value that each sequence stands before, by schema and name; inside a transaction."""
     values = {}
-    for schema, name in session.query(_SEQUENCES):
+    for schema, name in _glance(session, _SEQUENCES):
         with contextlib.suppress(ServerError):
-            values[schema, name] = int(
-                session.value(composed("SELECT last_value FROM {}.{}", schema, name))
-            )
+            rows = _glance(session, composed("SELECT last_value FROM {}.{}", schema, name))
+            values[schema, name] = int(rows[0][0])
     return values
 
 
@@ -173,39 +198,28 @@ def read_table(session: Session, table: TableEvidence, level: str) -> TableEvide
     fingerprint = "NULL"
     if level == "full":
         fingerprint = "sum(pg_catalog.hashtextextended(ROW(x.*)::pg_catalog.text, 0)::pg_catalog.numeric)::text"
-    session.execute("SAVEPOINT firedrill")
+    statement = f"SELECT pg_catalog.count(*), {fingerprint} FROM ONLY {{}}.{{}} AS x"
     try:
-        rows, found = session.query(
-            composed(
-                f"SELECT pg_catalog.count(*), {fingerprint} FROM ONLY {{}}.{{}} AS x",
-                table.schema,
-                table.name,
-            )
-        )[0]
+        rows, found = _glance(session, composed(statement, table.schema, table.name))[0]
     except ServerError as error:
-        session.execute("ROLLBACK TO SAVEPOINT firedrill")
         return replace(table, note=f"cannot be read: {error.what}")
-    session.execute("RELEASE SAVEPOINT firedrill")
     return replace(
         table, rows=int(rows), fingerprint=found if rows else ("0" if level == "full" else None)
     )
 
 
 def _large_objects(session: Session, level: str) -> LargeObjects | None:
-    session.execute("SAVEPOINT firedrill")
+    fingerprint = "NULL"
+    if level == "full":
+        fingerprint = """(SELECT coalesce(sum(hashtextextended(ROW(loid, pageno, data)::text, 0)::numeric), 0)::text
+                            FROM pg_largeobject)"""
     try:
-        count = int(session.value("SELECT count(*) FROM pg_largeobject_metadata"))
-        fingerprint = None
-        if level == "full":
-            fingerprint = session.value(
-                "SELECT coalesce(sum(hashtextextended(ROW(loid, pageno, data)::text, 0)::numeric), 0)::text"
-                " FROM pg_largeobject"
-            )
+        count, found = _glance(
+            session, f"SELECT count(*), {fingerprint} FROM pg_largeobject_metadata"
+        )[0]
     except ServerError:
-        session.execute("ROLLBACK TO SAVEPOINT firedrill")
         return None
-    session.execute("RELEASE SAVEPOINT firedrill")
-    return LargeObjects(count, fingerprint)
+    return LargeObjects(int(count), found)
 
 
 class Collector:
@@ -246,8 +260,13 @@ class Collector:
         for unused_thread in self._threads:
             self._todo.put(None)
         if self._level != "none":
-            for unused_thread in self._threads:
-                self._sessions.append(self._begin())
+            try:
+                for number in range(len(self._threads)):
+                    self._begin(reads_tables=number > 0)
+            except BaseException:
+                # Their locks must be gone before anybody begins again.
+                self._close()
+                raise
             for thread in self._threads:
                 thread.start()
         return self
@@ -256,24 +275,50 @@ class Collector:
         if kind is not None:
             self._stopped.set()
             for session in self._sessions:
-                session.cancel()
+                session.hang_up()
         for thread in self._threads:
             if thread.ident:
                 thread.join()
+        self._close()
+        if kind is not None and self._sessions:
+            self._end_at_the_server()
+
+    def _end_at_the_server(self) -> None:
+        """The server itself does not notice before it has an answer that nobody wants it any more."""
+        with contextlib.suppress(FiredrillError), self._server.session(self._database) as session:
+            session.execute(
+                """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE pid = ANY(%s) AND application_name = 'firedrill' AND datname = current_database()""",
+                [session.pid for session in self._sessions],
+            )
+
+    def _close(self) -> None:
         for session in self._sessions:
             session.close()
 
-    def _begin(self) -> Session:
+    def _begin(self, *, reads_tables: bool) -> None:
         session = self._server.connect(self._database)
+        self._sessions.append(session)
         session.execute(_SNAPSHOT_BEGIN)
-        if self._snapshot_id:
-            session.execute(f"SET TRANSACTION SNAPSHOT {quote_literal(self._snapshot_id)}")
-        return session
+        if not self._snapshot_id:
+            return
+        session.execute(f"SET TRANSACTION SNAPSHOT {quote_literal(self._snapshot_id)}")
+        if not reads_tables:
+            return
+        try:
+            # Now or never: what is locked already is not waited for when it is read.
+            _lock_shared(session, self._tables, "NOWAIT")
+        except ServerError as error:
+            if error.sqlstate != "55P03":
+                raise
+            raise OvertakenError(error.what) from error
 
     def _guarded(self, work: Callable[[Session], None]) -> None:
         session = self._sessions[self._threads.index(threading.current_thread())]
         try:
             work(session)
+            # Whoever waits for one of its locks need not wait for the dump.
+            session.execute("ROLLBACK")
         except BaseException as error:  # noqa: BLE001 - result() raises it in the caller's thread
             self._errors.append(error)
 
@@ -304,7 +349,7 @@ class Collector:
 
 def collect(server: Server, database: str, level: str, connections: int = 2) -> Evidence:
     """Evidence of a database that nobody writes to."""
-    with server.session(database) as session:
+    with server.session(database) as session, session.transaction(_SNAPSHOT_BEGIN):
         tables = list_tables(session)
         values = sequence_values(session) if level != "none" else {}
     with Collector(server, database, level, tables, connections=connections) as collector:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from .containers import Containers
-from .errors import HostError, SetError, TargetError, ToolError
+from .errors import HostError, OvertakenError, SetError, TargetError, ToolError
 from .model import Compression
 from .relay import Relay
 from .run import Run
@@ -26,7 +26,8 @@ from .sidecar import Finished, Readable, Sidecar, run_beside
 _RELAY_INSIDE = "/run/firedrill"
 _ARCHIVE_INSIDE = "/firedrill.dump"
 _PASSFILE = "passfile"
-_LOCK_WAIT = "60s"
+#: We hold the same locks, so only a change of the schema that waits for us can be in the way: it will not go by itself.
+_LOCK_WAIT = "10s"
 #: What reads an archive from its standard input: to its last block, or its table of contents.
 WHOLE = ("pg_restore", "--file=/dev/null")
 LIST = ("pg_restore", "--list")
@@ -279,6 +280,7 @@ class Programs:
 
         :raises HostError: disk or memory was not enough, or the program was killed.
         :raises TargetError: the server went away.
+        :raises OvertakenError: pg_dump had to wait for a table that others want to change.
         :raises ToolError: anything else.
         """
         if ended.status == 0:
@@ -297,6 +299,9 @@ class Programs:
                 f"The server in container {self._server.container.name} went away: {what}",
                 todo=f"See `docker logs {self._server.container.name}`; run this again when it is up",
             )
+        # The statement that pg_dump could not play; the server's own words may be in any language.
+        if program == "pg_dump" and "LOCK TABLE" in ended.stderr:
+            raise OvertakenError(what)
         # Where the memory cgroup is off, as on Raspberry Pi OS, the engine does not know what the kernel killed.
         if ended.status == _KILLED or _WORKER_KILLED in ended.stderr:
             raise HostError(

@@ -12,7 +12,8 @@ from datetime import time
 from typing import Any, cast
 
 from . import kinds
-from .dump import EVIDENCE_LEVELS, parse_compression
+from .compression import parse_compression
+from .dump import EVIDENCE_LEVELS
 from .errors import ConfigError
 from .filenames import CIPHERS
 from .model import Assertion, Freshness, SqlScript

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -85,6 +87,8 @@ class Session:
     def __init__(self, connection: Any, database: str) -> None:
         self._connection = connection
         self.database = database
+        #: The server's process.
+        self.pid = int(connection.info.backend_pid)
 
     def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Rows of a statement; `%s` stands for each value.
@@ -131,10 +135,16 @@ class Session:
             raise
         self.execute("COMMIT")
 
-    def cancel(self) -> None:
-        """Ends the statement that another thread runs on this connection."""
-        with contextlib.suppress(Exception):
-            self._connection.cancel()
+    def hang_up(self) -> None:
+        """Ends the wait of another thread for an answer on this connection, whatever the server does.
+
+        libpq's own way needs the address that it connected to, and that was good for connecting only.
+        """
+        with (
+            contextlib.suppress(Exception),
+            socket.socket(fileno=os.dup(self._connection.fileno())) as wire,
+        ):
+            wire.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         with contextlib.suppress(Exception):

@@ -58,7 +58,7 @@ def _emptied(access: Access, oid: int, place: str) -> Iterator[None]:
         yield
     finally:
         gate.set()
-        session.cancel()
+        session.hang_up()
         thread.join()
         session.close()
 

@@ -212,6 +212,13 @@ class HashingFile:
         self.file.write(chunk)
         self.bytes += len(chunk)
 
+    def restart(self) -> None:
+        """Forgets what was written so far."""
+        self.file.seek(0)
+        self.file.truncate()
+        self.bytes = 0
+        self._digest = hashlib.sha256()
+
     def finish(self) -> None:
         """Everything is on the disk afterwards."""
         self.file.flush()
