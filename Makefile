@@ -21,16 +21,16 @@ export PYTHONDONTWRITEBYTECODE := 1
 # The engine reads /proc/<pid>/root of the database's container: that takes root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 
-STAGES := lint types unit sanity ansible-lint docs-lint package integration molecule demo-test
+STAGES := lint types unit sanity ansible-lint docs-lint package integration molecule pi demo-test
 
 .PHONY: help
 help:
 	@echo "make demo         set up, start a small stack, back up, lose data, restore, drill"
 	@echo "make demo-fire    the whole loop on hosts of its own: encrypted copies, the host destroyed, recovered"
 	@echo "make demo-clean   remove what the demo made"
-	@echo "make test         set up and run the tests, but for the next two"
-	@echo "make pi           two whole hosts from blank to recovered, 20 minutes"
-	@echo "make molecule-all a blank host for each role that sets one up, and demo-fire"
+	@echo "make test         set up and run the tests"
+	@echo "make pi           of these: two whole hosts from blank to recovered"
+	@echo "make molecule-all more of them: a blank host for each role that sets one up, and demo-fire"
 	@echo "make check        lint, types, unit tests and one pass on PostgreSQL 17: a few minutes"
 	@echo "make bench        compare with plain pg_dump and pg_restore; prints a table"
 	@echo "make setup        only the set-up: system packages, .venv, Docker engine"
@@ -130,9 +130,11 @@ pi: dev engine
 # One after the other: each has a host with an engine of its own.
 .PHONY: molecule-all
 molecule-all: dev engine
-	$(ROOT) tools/test-images.sh
-	for scenario in docker_host engine schedule app_stack; do $(ROOT) $(BIN)/molecule test -s "$$scenario"; done
-	$(ROOT) demo/fire.sh
+	@tools/stages.sh role-docker_host role-engine role-schedule role-app_stack demo-fire
+
+role-%: dev engine
+	FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 $(ROOT) tools/test-images.sh
+	$(ROOT) $(BIN)/molecule test -s $*
 
 # From nothing and to nothing, whatever happens in between.
 demo-test: engine
