@@ -241,6 +241,30 @@ def test_a_drill_leaves_the_runbooks_entry_and_a_line_for_machines(passed, plant
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
 
 
+#: What only a superuser may own, and keep.
+_OF_A_SUPERUSER = """
+CREATE ROLE {role} SUPERUSER;
+CREATE FUNCTION heed() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION heed();
+ALTER EVENT TRIGGER watch OWNER TO {role};
+CREATE PUBLICATION everything FOR ALL TABLES;
+ALTER PUBLICATION everything OWNER TO {role};
+CREATE FOREIGN DATA WRAPPER afar;
+ALTER FOREIGN DATA WRAPPER afar OWNER TO {role};
+CREATE TABLE things AS SELECT generate_series(1, 9) AS id;
+"""
+
+
+def test_what_a_second_superuser_owns_passes(plant, sets):
+    database = plant.server.create()
+    role = f"second_{database}"
+    plant.server.sql(_OF_A_SUPERUSER.format(role=role), database)
+    plant.server.backup(sets, database)
+    owned = Assertion(f"SELECT evtowner::regrole::text = '{role}' FROM pg_event_trigger")
+    report = drill(DrillRequest(plant.server.target(database), sets, assertions=(owned,)))
+    assert report.verdict == "pass", report.msg
+
+
 # -- what is not proven ------------------------------------------------------------------------------
 
 

@@ -225,7 +225,8 @@ def _restore_into(
         wanted = [
             role for role in manifest.roles if role.named_by_database and role.name not in here
         ]
-        create_roles(session, wanted, superusers=False, passwords=False)
+        # Some objects only a superuser may own, and in there the right gains nobody anything.
+        create_roles(session, wanted, superusers=True, passwords=False)
         drop_database(session, name)
         create_database(session, name, _without_tablespace(manifest))
         with run.phase("load"):
