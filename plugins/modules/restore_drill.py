@@ -80,7 +80,8 @@ options:
   http_checks:
     description:
       - Requests to the application and the answers that are expected of it.
-      - They are made with O(target=live) only. A throwaway database has no application, where they are reported as skipped.
+      - They are made with O(target=live) only. A throwaway database has no application; there they are reported as skipped, which
+        leaves the verdict as it is.
       - Exactly one of O(http_checks[].url) and O(http_checks[].service) has to be set in each entry.
     type: list
     elements: dict
@@ -230,7 +231,7 @@ verdict:
       older than O(freshness) allows.
     - V(environment) means that the host did not let the drill happen, that a check could not be asked, or that the application did
       not answer as expected, which says nothing about the set.
-    - V(partial) means that nothing was wrong, but something was not checked.
+    - V(partial) means that nothing was wrong, but something was not checked; O(http_checks) without an application do not count.
     - V(not_tested) means that nothing was checked.
   returned: when a drill was made
   type: str

@@ -448,10 +448,17 @@ def test_the_night_of_an_accident_by_the_command_alone(
     assert postgres.sql("SELECT count(*) FROM t", small) == "0"
 
 
-def test_a_drill_by_the_command_passes_and_the_list_knows_it(settings: Path, made: Path) -> None:
+def test_a_drill_by_the_command_passes_and_the_list_knows_it(
+    tmp_path: Path, postgres: Postgres, small: str, sets: Path, made: Path
+) -> None:
+    # No application is there to be asked, and no body that it could be sent.
+    login = {"name": "login", "service": "web", "port": 80, "body_file": "/nowhere/body"}
+    database = {"container": postgres.name, "http_checks": [login]}
+    settings = write_settings(tmp_path, sets, {small: database})
     done = firedrill("--config", settings, "drill")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("pass: ")
+    assert "skipped  http login: the throwaway server has no network" in done.stdout
     (row,) = documents("--config", settings, "list")
     assert row["last_drill"]["verdict"] == "pass"
     assert "pass, " in firedrill("--config", settings, "list").stdout

@@ -22,6 +22,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine import 
     __version__,
     cli,
     commands,
+    due,
     errors,
     outcomes,
 )
@@ -29,12 +30,14 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.argumen
     build_parser,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.commands import Command
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import load_config
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outcomes import (
     failure,
     success,
     worst,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO = "backup_dir: {dir}\ndatabases:\n  one: {{container: c1}}\n  two: {{container: c2, database: second}}\n"
@@ -256,6 +259,22 @@ def test_a_drill_takes_a_set_and_may_be_live(monkeypatch: pytest.MonkeyPatch, on
         monkeypatch, "--config", one, "drill", "--set", "20260219_020000", "--live", "--dry-run"
     )
     assert (request.source, request.live, request.check) == ("20260219_020000", True, True)
+
+
+def test_drills_by_hand_and_by_the_schedule_are_told_the_checks_of_the_application(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sets: Path
+) -> None:
+    checked = "backup_dir: {dir}\ndatabases: {{a: {{container: c, http_checks: [{{url: 'http://x/'}}]}}}}\n"
+    path = _config(tmp_path, sets, checked)
+    (by_hand,) = requests_of(monkeypatch, "--config", path, "drill")
+    planned = []
+    monkeypatch.setattr(due, "uptime_s", lambda: 1e6)
+    monkeypatch.setattr(due, "drill", lambda request, unused_progress: planned.append(request))
+    section = load_config(Path(path)).sections["a"]
+    due._Drill(Schedule()).run(section, None)
+    for request in (by_hand, *planned):
+        assert [check.label for check in request.http_checks] == ["GET http://x/"]
+    assert len(planned) == 1
 
 
 def test_it_works_without_a_file_of_settings(monkeypatch: pytest.MonkeyPatch, sets: Path) -> None:

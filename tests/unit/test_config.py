@@ -132,7 +132,7 @@ def test_a_restore_is_asked_for_as_written(whole: Config) -> None:
 
 
 def test_a_drill_is_asked_for_as_written(whole: Config) -> None:
-    request = whole.sections["ai_fsm"].drill()
+    request = whole.sections["ai_fsm"].drill(live=True)
     assert request.assertions == (
         Assertion("SELECT count(*) > 0 FROM public.users"),
         Assertion("SELECT true", "an owner exists"),
@@ -143,6 +143,15 @@ def test_a_drill_is_asked_for_as_written(whole: Config) -> None:
     assert (health.expect, health.equals, health.method) == ("status", "ok", "GET")
     assert login.body == {"email": "admin@example.com", "password": "geheim"}
     assert request.record_file == Path("/srv/docs/DECISION_LOG.md")
+
+
+def test_a_drill_of_a_set_knows_the_checks_of_the_application_without_their_secrets(
+    whole: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "body").unlink()
+    health, login = whole.sections["ai_fsm"].drill().http_checks
+    assert (health.label, login.label) == ("GET web:3000/api/health", "login")
+    assert (login.body, login.headers) == (None, {})
 
 
 def test_a_password_comes_from_its_file_without_the_line_break(whole: Config) -> None:
@@ -158,7 +167,7 @@ def test_verify_needs_no_password_file(whole: Config, tmp_path: Path) -> None:
 
 def test_secrets_are_in_no_representation(whole: Config) -> None:
     section = whole.sections["ai_fsm"]
-    for shown in (repr(whole), repr(section.backup()), repr(section.drill())):
+    for shown in (repr(whole), repr(section.backup()), repr(section.drill(live=True))):
         assert '"$( )' not in shown
         assert "geheim" not in shown
 
@@ -177,7 +186,7 @@ def test_a_body_that_is_no_json_goes_out_as_it_is(settings: Path, tmp_path: Path
         "backup_dir: /b\ndatabases: {a: {container: c, http_checks: [{url: 'http://x/', "
         f"body_file: {tmp_path}/body}}]}}}}",
     )
-    assert found.sections["a"].drill().http_checks[0].body == "user=admin&password=x"
+    assert found.sections["a"].drill(live=True).http_checks[0].body == "user=admin&password=x"
 
 
 ENCRYPTED = """

@@ -272,11 +272,7 @@ class Command:
         )
 
     def _drill(self) -> Iterator[Task]:
-        # A throwaway server has no application that could be asked.
-        less = {} if self._changes.get("live") else {"http_checks": ()}
-        return self._each(
-            lambda section, progress: drill(section.drill(**self._changes, **less), progress)
-        )
+        return self._each(lambda section, progress: drill(section.drill(**self._changes), progress))
 
     def _verify(self) -> Iterator[Task]:
         if self._options.all:

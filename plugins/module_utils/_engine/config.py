@@ -72,10 +72,14 @@ class Section:
         return VerifyRequest(**{**self._common(VerifyRequest, password=False), **changes})
 
     def drill(self, **changes: Any) -> DrillRequest:
-        """:raises HostError: the file with a request's body cannot be read."""
+        """What to drill. Requests are only made with `live`, and have their bodies only then.
+
+        :raises HostError: the file with a request's body cannot be read.
+        """
         values = self._common(DrillRequest)
+        asked = bool(changes.get("live"))
         values["http_checks"] = tuple(
-            _http_check(found) for found in self.settings.get("http_checks", ())
+            _http_check(found, asked=asked) for found in self.settings.get("http_checks", ())
         )
         return DrillRequest(**{**values, **changes})
 
@@ -342,9 +346,11 @@ def _renamed(found: dict[str, Any]) -> dict[str, Any]:
     return {{"with": "method", "recipients_files": "files"}.get(k, k): v for k, v in found.items()}
 
 
-def _http_check(found: dict[str, Any]) -> HttpCheck:
-    values = {key: value for key, value in found.items() if key != "body_file"}
-    if "body_file" in found:
+def _http_check(found: dict[str, Any], *, asked: bool) -> HttpCheck:
+    """:param asked: with its secrets; without them it can be reported, not made."""
+    hidden = ("body_file",) if asked else ("body_file", "body", "headers")
+    values = {key: value for key, value in found.items() if key not in hidden}
+    if asked and "body_file" in found:
         written = _secret(found["body_file"])
         try:
             values["body"] = json.loads(written)

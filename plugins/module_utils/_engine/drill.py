@@ -110,7 +110,7 @@ def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
     :raises BusyError: another drill of this database is running.
     :raises InterruptedRun: it was ended from outside; nothing is left behind.
     """
-    checks.validate(request.http_checks)
+    _validate(request)
     identity = identity_of(request.identity, request.identity_file)
     with Run("drill", timeout_s=request.timeout_s, progress=progress) as run:
         run.state = "Production was not touched"
@@ -142,18 +142,28 @@ def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
             return _concluded(run, request, found)
 
 
+def _validate(request: DrillRequest) -> None:
+    try:
+        checks.validate(request.http_checks)
+    except HostError:
+        # Without an application nothing is asked, so no library is needed that reads the answers.
+        if request.live:
+            raise
+
+
 def verdict_of(results: Iterable[CheckResult]) -> tuple[str, str]:
     """The verdict over all checks, and the reason for it.
 
     A broken promise about the data is `backup_bad`; an application that does not answer, or a check that
-    could not be asked, is `environment`; a check that was not run leaves at best `partial`.
+    could not be asked, is `environment`; a check that was not run leaves at best `partial`. That the throwaway
+    server has no application is no shortcoming of a drill of a set, which is asked for its data.
     """
     listed = list(results)
     data = [r for r in listed if r.status == "failed" and r.kind != "http"]
     elsewhere = [
         r for r in listed if r.status == "error" or (r.status == "failed" and r.kind == "http")
     ]
-    skipped = [r for r in listed if r.status == "skipped"]
+    skipped = [r for r in listed if r.status == "skipped" and r.reason != _NO_APPLICATION]
     passed = [r for r in listed if r.status == "ok" and r.kind != "server"]
     for verdict, culprits in (("backup_bad", data), ("environment", elsewhere)):
         if culprits:
@@ -164,7 +174,9 @@ def verdict_of(results: Iterable[CheckResult]) -> tuple[str, str]:
         return "partial", "; ".join(
             f"{r.kind} {r.name} was skipped: {r.reason}" for r in skipped[:5]
         )
-    return "pass", f"{len(passed)} checks of {len(passed)} are ok"
+    unasked = len([r for r in listed if r.reason == _NO_APPLICATION])
+    besides = f", {unasked} of the application skipped" if unasked else ""
+    return "pass", f"{len(passed)} checks of {len(passed)} are ok{besides}"
 
 
 def _drill_set(access: Access, request: DrillRequest, key: Key, found: _Findings) -> None:
@@ -393,7 +405,12 @@ def _discreet(outcome: Report) -> Report:
     """An outcome without what is in the database: what an encrypted set hides must not lie beside it in a record."""
     untold = "told to whoever held the drill"
     listed = outcome.details["checks"]
-    told = [{**check, "reason": "" if check["status"] == "ok" else untold} for check in listed]
+    told = [
+        {**check, "reason": "" if check["status"] == "ok" else untold}
+        if check["reason"] != _NO_APPLICATION
+        else check
+        for check in listed
+    ]
     reason = outcome.details["reason"] if not listed or outcome.verdict == "pass" else untold
     blank: dict[str, Any] = {"rows": {}, "differences": [], "not_compared": []}
     return replace(

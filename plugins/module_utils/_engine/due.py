@@ -266,5 +266,4 @@ class _Drill(_Job):
             # A drill would not fail, but put on record that it could not be held.
             with Run("drill") as run:
                 open_access(run, section.target())
-        # A throwaway server has no application that could be asked.
-        return drill(section.drill(http_checks=()), progress)
+        return drill(section.drill(), progress)
