@@ -168,6 +168,9 @@ def test_people_hear_once_of_a_failure_once_of_each_change_and_once_of_the_end(
     assert firedrill(settings, "due").returncode == 0
     assert receiver.take() == ([], [])
     figures = (settings.parent / "firedrill.prom").read_text()
+    promtool = [str(ROOT / "tools" / "promtool.sh"), "check", "metrics"]
+    checked = subprocess.run(promtool, check=False, input=figures, capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
     assert 'firedrill_problems{name="shop",database="shop"} 0\n' in figures
     assert 'firedrill_drill_verdict{name="shop",database="shop",verdict="pass"} 1\n' in figures
     assert all(SECRET not in file.read_text(errors="replace") for file in sets.iterdir())

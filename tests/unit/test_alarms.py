@@ -172,6 +172,11 @@ ROW: dict[str, Any] = {
     "last_drill": {"verdict": "backup_bad", "at": "2026-02-18T03:30:00Z"},
     "last_pass_at": "2026-01-18T03:30:00Z",
     "rto_s": None,
+    "offsite": [
+        {"target": 'a "nas"', "newest_confirmed": {"created_at": "2026-02-18T02:00:00Z"}},
+        {"target": "far", "newest_confirmed": None},
+        {"target": "old", "newest_confirmed": {"created_at": ""}},
+    ],
     "sets": 7,
     "sets_bytes": 1000,
     "free_bytes": 5,
@@ -182,7 +187,10 @@ ROW: dict[str, Any] = {
 def samples(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
     families = text_string_to_metric_families(metrics.render(rows))
     return {
-        (sample.name, sample.labels.get("verdict", sample.labels["name"])): sample.value
+        (
+            sample.name,
+            list(sample.labels.values())[-1 if len(sample.labels) > 2 else 0],
+        ): sample.value
         for family in families
         for sample in family.samples
     }
@@ -197,6 +205,8 @@ def test_the_figures_are_read_by_prometheus_parser_whatever_the_names_are() -> N
     assert found["firedrill_problems", name] == 1
     assert found["firedrill_drill_verdict", "backup_bad"] == 1
     assert found["firedrill_drill_verdict", "pass"] == 0
+    copies = {key: value for key, value in found.items() if "last_copy" in key[0]}
+    assert copies == {("firedrill_last_copy_timestamp_seconds", 'a "nas"'): 1771380000}
     assert ("firedrill_restore_duration_seconds", name) not in found
 
 

@@ -28,6 +28,10 @@ def _moment(value: object) -> float | None:
     return parse_time(str(value)).timestamp() if value else None
 
 
+def _newest_copy(target: dict[str, Any]) -> float | None:
+    return _moment(_within("newest_confirmed", "created_at")(target))
+
+
 #: Name, help, and the value in a row of `status`; None where there is none.
 _GAUGES: tuple[tuple[str, str, _Value], ...] = (
     (
@@ -81,6 +85,19 @@ def render(rows: Iterable[dict[str, Any]]) -> str:
         if known:
             lines += _head(name, words)
             lines += [f"firedrill_{name}{{{_labels(row)}}} {value:.17g}" for row, value in known]
+    copies = [
+        (f'{_labels(row)},target="{_escaped(target["target"])}"', _newest_copy(target))
+        for row in found
+        for target in row.get("offsite", ())
+    ]
+    confirmed = [(labels, moment) for labels, moment in copies if moment is not None]
+    if confirmed:
+        words = "When the newest set that is confirmed at an offsite target was made."
+        lines += _head("last_copy_timestamp_seconds", words)
+        lines += [
+            f"firedrill_last_copy_timestamp_seconds{{{labels}}} {moment:.17g}"
+            for labels, moment in confirmed
+        ]
     drilled = [row for row in found if row.get("last_drill")]
     if drilled:
         lines += _head("drill_verdict", "1 for the verdict of the last drill, 0 for the others.")
