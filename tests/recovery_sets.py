@@ -75,6 +75,7 @@ def lay_out(
     rows: int = 7,
     purpose: str = "backup",
     number: str = "",
+    host: str = "pi",
 ) -> Manifest:
     """Writes a set whose files have the sizes and hashes of its manifest, which is returned as it was written.
 
@@ -85,6 +86,7 @@ def lay_out(
         whole = a_manifest(method, created.strftime("shop_%Y%m%d_%H%M%S") + number)
         whole = replace(whole, created_at=iso(created))
     whole = replace(whole, purpose=purpose)
+    whole = replace(whole, source=replace(whole.source, host=host))
     (table,) = whole.evidence.tables
     whole = replace(whole, evidence=replace(whole.evidence, tables=(replace(table, rows=rows),)))
     written = replace(whole, dump=_file(directory, whole.dump.name))

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,14 @@ import pytest
 import yaml
 from far_ends import S3, Ssh, free_port, s3_server, small_disk, ssh_server
 from keys import MAKERS, shows
-from recovery_sets import lay_out
 from servers import ROOT, Postgres, await_that, docker
 
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import ConfigError
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import locate, sweep
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import sweep
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Ledger
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import utc_now
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import (
     RUNTIME_DIRECTORY,
-    Run,
     owner_mark,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets import (
-    Offsite,
-    RcloneTarget,
-)
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 
 pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
@@ -201,6 +191,19 @@ def test_an_encrypted_set_comes_back_from_a_target_with_the_key_and_nothing_of_i
     before = postgres.sql(ROWS, database)
     shutil.rmtree(host.sets)
     postgres.sql("DELETE FROM t WHERE id > 10", database)
+    # A wrong key is told before the dump comes down, which would be found damaged then.
+    (dump,) = host.far.glob(f"*/{name}.dump.*")
+    content = dump.read_bytes()
+    dump.write_bytes(bytes(len(content)))
+    for words in (("restore", "offsite:nas/latest"), ("keycheck", "--set", "offsite:nas/latest")):
+        for more in (["--dry-run"], []) if words[0] == "restore" else ([],):
+            wrong = (*words, *more, "--identity-file", "-")
+            said = host.run(*wrong, status=1, stdin=other.private)["msg"]
+            assert "does not open" in said or "encrypted with" in said
+    dump.write_bytes(content)
+    key = ("--identity-file", "-")
+    told = host.run("restore", "offsite:latest", "--dry-run", *key, stdin=pair.private)
+    assert told["rows_after"] == {"public.t": 300}
     # Without the key, or with another, nothing can be said of it; and nothing is done with it.
     assert host.run("drill", "--set", "offsite:nas/latest", status=6)["verdict"] == "not_tested"
     for words, stdin in (((), ""), (("--identity-file", "-"), other.private)):
@@ -208,7 +211,6 @@ def test_an_encrypted_set_comes_back_from_a_target_with_the_key_and_nothing_of_i
         assert failed["failed"]
         assert other.secret not in str(failed)
     assert postgres.sql("SELECT count(*) FROM t", database) == "10"
-    key = ("--identity-file", "-")
     opened = host.run("keycheck", "--set", f"offsite:bucket/{name}", *key, stdin=pair.private)
     assert (opened["verdict"], opened["changed"]) == ("intact", True)
     drilled = host.run("drill", "--set", "offsite:nas/latest", *key, stdin=pair.private)
@@ -357,45 +359,3 @@ def test_the_download_of_a_run_that_was_killed_goes_with_the_next(tmp_path: Path
     (ended / "x.dump").write_bytes(b"x")
     sweep(tmp_path)
     assert (own.exists(), ended.exists()) == (True, False)
-
-
-def on_another_disk(room: Path, far: Path) -> Offsite:
-    """The settings of a target whose sets lie in a directory."""
-    config = room / "rclone.conf"
-    config.write_text("[disk]\ntype = local\n")
-    return Offsite((RcloneTarget("disk", f"disk:{far.parent}", config),), "shop")
-
-
-def test_latest_of_a_target_passes_over_a_set_of_the_future_and_says_so(tmp_path: Path) -> None:
-    far = tmp_path / "far" / "shop"
-    far.mkdir(parents=True)
-    meant = lay_out(far, created=utc_now() - timedelta(days=1))
-    offsite = on_another_disk(tmp_path, far)
-    wrong = lay_out(far, created=utc_now() + timedelta(days=365))
-    with Run("test") as run:
-        found = locate(run, Vault(tmp_path / "sets"), "offsite:latest", "shop", offsite)
-        assert found.recovery_set.name == meant.name
-        (warning,) = found.warnings
-        assert wrong.name in warning
-        assert "in the future" in warning
-        for path in far.glob(f"{meant.name}*"):
-            path.unlink()
-        found = locate(run, Vault(tmp_path / "sets"), "offsite:latest", "shop", offsite)
-        assert (found.recovery_set.name, found.warnings) == (wrong.name, ())
-
-
-def test_at_a_target_a_timestamp_is_repaired_and_a_time_that_is_none_is_refused(
-    tmp_path: Path,
-) -> None:
-    far = tmp_path / "far" / "shop"
-    far.mkdir(parents=True)
-    lay_out(far, created=utc_now() - timedelta(days=1))
-    meant = lay_out(far, created=utc_now() - timedelta(days=2))
-    offsite = on_another_disk(tmp_path, far)
-    vault = Vault(tmp_path / "sets")
-    stamp = meant.name.replace("shop_", "").replace("_", "")
-    with Run("test") as run:
-        found = locate(run, vault, f"offsite:{stamp}", "shop", offsite)
-        assert found.recovery_set.name == meant.name
-        with pytest.raises(ConfigError, match='"yesterday" is no time'):
-            locate(run, vault, "offsite:disk/before:yesterday", "shop", offsite)

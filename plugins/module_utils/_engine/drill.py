@@ -190,6 +190,9 @@ def _drill_set(access: Access, request: DrillRequest, key: Key, found: _Findings
     found.set_name, found.path = located.recovery_set.name, str(located.recovery_set.path)
     found.encrypted = located.recovery_set.locked
     found.warnings += located.warnings
+    if located.is_far:
+        # Whether the key opens it is told before all of it comes down.
+        located.opened(key)
     with ExitStack() as stack:
         recovery_set = stack.enter_context(located.here())
         with run.phase("check set"):

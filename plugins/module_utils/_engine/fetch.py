@@ -7,18 +7,23 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from .clock import is_ahead
 from .errors import ConfigError, HostError, OffsiteError, SetError
 from .filenames import MANIFEST, names_meant
-from .manifest import Manifest
+from .keyring import Key
+from .manifest import FileEntry, Manifest
 from .model import human_bytes, iso, utc_now
 from .remotes import store_of
 from .run import Run, owner_lives, owner_mark
+from .sealed import unseal
 from .stores import FarSet, Store
 from .targets import Offsite
 from .vault import RecoverySet, Vault, limit_of, set_of_future, sha256_of
@@ -42,6 +47,22 @@ class Located:
     @property
     def is_far(self) -> bool:
         return self.store is not None
+
+    def opened(self, key: Key) -> RecoverySet:
+        """The set with its whole manifest, if it is encrypted. Of one at a target only the sealed part is downloaded, so
+        that a wrong key is told before everything is.
+
+        :raises LockedError: there is no key, or another one is needed.
+        :raises OffsiteError: the target failed.
+        :raises SetError: the sealed part is damaged.
+        """
+        manifest = self.recovery_set.manifest
+        if not (self.store and self.run and manifest and manifest.sealed):
+            return unseal(self.recovery_set, key)
+        private = self.run.private_directory("sealed")
+        _bring(manifest.sealed, self.store, private)
+        found = unseal(RecoverySet(private / manifest.dump.name, manifest), key)
+        return replace(found, path=self.recovery_set.path)
 
     @contextlib.contextmanager
     def here(self) -> Iterator[RecoverySet]:
@@ -83,14 +104,7 @@ class Located:
         total = sum(entry.bytes for entry in manifest.entries)
         done = 0
         for entry in manifest.entries:
-            path = private / entry.name
-            store.get(entry.name, path)
-            if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
-                raise SetError(
-                    f"{entry.name} of {store.place} is damaged: its size or SHA-256 is not the one of its manifest",
-                    state="Nothing was changed",
-                    todo="Use another set, or another target",
-                )
+            _bring(entry, store, private)
             done += entry.bytes
             run.advance(done, total)
         # With the manifest it is a set like any other.
@@ -100,11 +114,24 @@ class Located:
         return private / manifest.dump.name
 
 
+def _bring(entry: FileEntry, store: Store, private: Path) -> None:
+    """:raises SetError: what came is not what the manifest says."""
+    path = private / entry.name
+    store.get(entry.name, path)
+    if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
+        raise SetError(
+            f"{entry.name} of {store.place} is damaged: its size or SHA-256 is not the one of its manifest",
+            state="Nothing was changed",
+            todo="Use another set, or another target",
+        )
+
+
 def locate(run: Run, vault: Vault, source: str, database: str, offsite: Offsite) -> Located:
     """The set that `source` means: as Vault.resolve() says, or `offsite:` and one of `latest`, `before:<time>`, a name
-    or a timestamp, with a target and a slash before it where only that one is meant.
+    or a timestamp, with a target and a slash before it where only that one is meant. `latest` and `before:` mean a set
+    that this host has made; where it has made none, one of the only host that has, with a warning.
 
-    :raises SetError: there is none.
+    :raises SetError: there is none, or several other hosts have made some.
     :raises OffsiteError: no target could be asked.
     :raises ConfigError: there is no such target, or the time cannot be read.
     """
@@ -121,6 +148,11 @@ def sweep(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+#: Something, and the target at which it is.
+_T = TypeVar("_T")
+_At = tuple[_T, Store]
+
+
 class _Search:
     def __init__(
         self, run: Run, vault: Vault, source: str, database: str, offsite: Offsite
@@ -130,6 +162,7 @@ class _Search:
         self._source = source
         self._database = database
         self._warnings: list[str] = []
+        self._now = utc_now()
         name, slash, wanted = source[len(FAR) :].partition("/")
         self._wanted = wanted if slash else name
         targets = [one for one in offsite.targets if not slash or one.name == name]
@@ -145,7 +178,9 @@ class _Search:
         self._stores = [store_of(one, offsite.folder) for one in targets]
 
     def find(self) -> Located:
-        known: list[tuple[FarSet, Store]] = []
+        known: list[_At[FarSet]] = []
+        own: list[_At[Manifest]] = []
+        others: list[_At[Manifest]] = []
         refusals = []
         with self._run.phase("look offsite"):
             for store in self._stores:
@@ -156,18 +191,14 @@ class _Search:
             self._warnings += [f"could not be asked: {error.what}" for error in refusals]
             scratch = self._run.private_directory("manifest")
             known.sort(key=lambda pair: (pair[0].created, pair[0].name), reverse=True)
-            now = utc_now()
-            ahead: list[tuple[Manifest, Store]] = []
             for far, store in known:
                 if self._is_meant(far) and (manifest := self._manifest(far, store, scratch)):
-                    if self._wanted == "latest" and is_ahead(far.created, now):
-                        ahead.append((manifest, store))
-                        continue
-                    dates = {one.name: one.created for one, unused_store in ahead}
-                    self._warnings += [set_of_future(*one) for one in dates.items()]
-                    return self._located(manifest, store)
-            if ahead:
-                return self._located(*ahead[0])
+                    is_own = manifest.source.host == platform.node() or not self._any_newest
+                    (own if is_own else others).append((manifest, store))
+                    if is_own and not self._is_passed_over(far.created):
+                        break
+        if own or others:
+            return self._located(*self._newest(own or self._of_one_host(others)))
         if refusals:
             raise refusals[0]
         names = ", ".join(one.name for one, unused_store in known[:5]) or "none"
@@ -178,7 +209,45 @@ class _Search:
             todo=f"The newest sets there: {names}",
         )
 
+    @property
+    def _any_newest(self) -> bool:
+        """Whether no certain set was named."""
+        return self._wanted == "latest" or self._wanted.startswith("before:")
+
+    def _is_passed_over(self, created: datetime) -> bool:
+        return self._wanted == "latest" and is_ahead(created, self._now)
+
+    def _newest(self, found: list[_At[Manifest]]) -> _At[Manifest]:
+        """The first of sets, newest first, unless its date is in the future and that of another is not."""
+        good = [one for one in found if not self._is_passed_over(one[0].created)]
+        if not good:
+            return found[0]
+        ahead = {one.name: one.created for one, unused_store in found[: found.index(good[0])]}
+        self._warnings += [set_of_future(*one) for one in ahead.items()]
+        return good[0]
+
+    def _of_one_host(self, others: list[_At[Manifest]]) -> list[_At[Manifest]]:
+        """Sets of other hosts, when they are of one.
+
+        :raises SetError: it is not known whose set is meant.
+        """
+        newest = {one.source.host: one.name for one, unused_store in reversed(others)}
+        if len(newest) > 1:
+            told = ", ".join(f"{name} of {host}" for host, name in newest.items())
+            raise SetError(
+                f'"{self._source}" may be of several hosts, none of which is this one ({platform.node()}): {told}',
+                state="Nothing was changed",
+                todo="Name the set that is meant, as in offsite:TARGET/NAME",
+            )
+        return others
+
     def _located(self, manifest: Manifest, store: Store) -> Located:
+        source = manifest.source
+        if source.host != platform.node():
+            self._warnings.append(
+                f"{manifest.name} at {store.name} was made by host {source.host}, of container {source.container}, "
+                f"at {manifest.created_at}; this host is {platform.node()}"
+            )
         found = RecoverySet(Path(f"{store.place}/{manifest.dump.name}"), manifest)
         return Located(found, tuple(self._warnings), store, self._run, self._vault)
 
@@ -191,13 +260,14 @@ class _Search:
 
     def _manifest(self, far: FarSet, store: Store, scratch: Path) -> Manifest | None:
         """The manifest of a complete set; None for one that has to be passed over."""
-        newest = self._wanted == "latest" or self._wanted.startswith("before:")
         try:
             manifest = store.manifest(far.name, scratch)
         except (SetError, OffsiteError) as error:
             self._warnings.append(f"{far.name} was passed over: {error.what}")
             return None
-        if newest and (manifest.database != self._database or manifest.purpose != "backup"):
+        if self._any_newest and (
+            manifest.database != self._database or manifest.purpose != "backup"
+        ):
             return None
         if not far.holds(manifest):
             self._warnings.append(

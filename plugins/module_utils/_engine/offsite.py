@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import platform
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +142,7 @@ class _Copying:
             with self._run.phase(f"list {target.name}"):
                 far = {one.name: one for one in store.sets()}
                 self._look_for_losses(store, far, sets, outcome)
+                self._look_for_strangers(store, far, sets)
         except FiredrillError as error:
             outcome.errors.append(str(error))
             outcome.missing = [
@@ -199,6 +201,21 @@ class _Copying:
                     store.name,
                     Copy(**{**vars(state.copies[name]), "state": LOST, "at": iso(utc_now())}),
                 )
+
+    def _look_for_strangers(
+        self, store: Store, far: dict[str, FarSet], sets: list[RecoverySet]
+    ) -> None:
+        """The newest set there that is not known here may be of a host whose sets would be taken for ours."""
+        known = {*self._ledger.target(store.name).copies, *(one.name for one in sets)}
+        strange = [one for one in far.values() if one.has_manifest and one.name not in known]
+        with suppress(FiredrillError):
+            for one in strange[:1]:
+                other = store.manifest(one.name, self._run.private_directory("manifest"))
+                if other.source.host != platform.node():
+                    self._warnings.append(
+                        f"{store.place} holds sets of host {other.source.host} too, the newest is {one.name}: "
+                        "give each host a directory of its own there"
+                    )
 
     def _set(
         self, store: Store, recovery_set: RecoverySet, found: FarSet | None, outcome: _Outcome

@@ -13,7 +13,7 @@ from .access import Access, open_access
 from .catalog import database_oid, drop_database
 from .errors import ConfigError, FiredrillError, TargetError
 from .evidence import collect
-from .fetch import Located, locate
+from .fetch import locate
 from .journal import Entry
 from .keyring import identity_of, open_key
 from .methods import replace, swap_in
@@ -78,14 +78,15 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
             work.notes += settle(work.access, work.journal)
         located = locate(run, work.vault, request.source, work.database, request.offsite)
         work.notes += located.warnings
-        known = located.recovery_set
-        if work.key.method and not located.is_far:
-            known = unseal(known, work.key)
+        known = located.opened(work.key) if work.key.method else located.recovery_set
         present = _already_there(work, known)
         if present and not request.force:
             return _unchanged(work, known, present)
-        if located.is_far and request.check:
-            return _forecast_far(work, located)
+        if located.is_far:
+            # Whether the key opens it is told before all of it comes down.
+            known = located.opened(work.key)
+            if request.check:
+                return _forecast_far(work, known)
         recovery_set = stack.enter_context(located.here())
         if located.is_far:
             work.details["path"] = str(located.recovery_set.path)
@@ -228,15 +229,15 @@ def _forecast(work: Restoration, plan: Plan) -> Report:
     )
 
 
-def _forecast_far(work: Restoration, located: Located) -> Report:
+def _forecast_far(work: Restoration, recovery_set: RecoverySet) -> Report:
     """Nothing but the manifest was downloaded, so nothing else was looked at."""
-    manifest = located.recovery_set.require_manifest()
+    manifest = recovery_set.require_manifest()
     size = human_bytes(sum(entry.bytes for entry in manifest.entries))
     return _outcome(
         work,
-        located.recovery_set,
+        recovery_set,
         changed=True,
-        msg=f"Would download {located.recovery_set.path} ({size}), look at it and restore it by {work.request.method}",
+        msg=f"Would download {recovery_set.path} ({size}), look at it and restore it by {work.request.method}",
         rows_before={},
         rows_after=manifest.evidence.counts(),
     )

@@ -66,6 +66,9 @@ def verify(
             if found
             else locate(run, vault, request.source, database, request.offsite)
         )
+        if located.is_far and key.method:
+            # Whether it opens the set is told before all of it comes down.
+            located.opened(key)
         with located.here() as recovery_set:
             return _Verification(run, request, recovery_set, key, list(located.warnings)).report()
 

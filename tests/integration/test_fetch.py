@@ -1,0 +1,132 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which set `offsite:latest` means: one of this host, and none of a wrong clock. A real rclone is asked."""
+
+from __future__ import annotations
+
+import platform
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from recovery_sets import lay_out
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    ConfigError,
+    SetError,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import (
+    Located,
+    locate,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import utc_now
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.offsite import (
+    CopyRequest,
+    copy_sets,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets import (
+    Offsite,
+    RcloneTarget,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
+
+pytestmark = pytest.mark.integration
+
+NOW = utc_now()
+OWN = platform.node()
+
+
+class Far:
+    """A directory at a target, in which hosts leave their sets."""
+
+    def __init__(self, room: Path) -> None:
+        self.room, self.directory = room, room / "far" / "shop"
+        self.directory.mkdir(parents=True)
+        config = room / "rclone.conf"
+        config.write_text("[disk]\ntype = local\n")
+        target = RcloneTarget("disk", f"disk:{self.directory.parent}", config)
+        self.offsite = Offsite((target,), "shop")
+
+    def set_of(self, host: str, days: float) -> str:
+        return lay_out(self.directory, created=NOW - timedelta(days=days), host=host).name
+
+    def find(self, wanted: str) -> Located:
+        with Run("test") as run:
+            vault = Vault(self.room / "sets")
+            return locate(run, vault, f"offsite:{wanted}", "shop", self.offsite)
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Far:
+    return Far(tmp_path)
+
+
+@pytest.mark.parametrize("wanted", ["latest", "before:2100-01-01"])
+def test_a_newer_set_of_another_host_is_not_taken_for_one_of_this_host(
+    far: Far, wanted: str
+) -> None:
+    meant = far.set_of(OWN, 5)
+    far.set_of("kitchen", 1)
+    far.set_of("garage", 2)
+    found = far.find(wanted)
+    assert (found.recovery_set.name, found.warnings) == (meant, ())
+
+
+def test_a_new_host_takes_the_sets_of_the_only_one_there_is_and_says_whose_they_are(
+    far: Far,
+) -> None:
+    far.set_of("kitchen", 3)
+    newest = far.set_of("kitchen", 1)
+    found = far.find("latest")
+    assert found.recovery_set.name == newest
+    (warning,) = found.warnings
+    assert "made by host kitchen, of container shop-db-1" in warning
+
+
+def test_of_several_other_hosts_none_is_guessed(far: Far) -> None:
+    kitchen, garage = far.set_of("kitchen", 3), far.set_of("garage", 1)
+    with pytest.raises(SetError) as refusal:
+        far.find("latest")
+    for words in (f"{kitchen} of kitchen", f"{garage} of garage", "offsite:TARGET/NAME"):
+        assert words in str(refusal.value)
+    named = far.find(f"disk/{kitchen}")
+    assert named.recovery_set.name == kitchen
+    assert "kitchen" in named.warnings[0]
+
+
+def test_a_copy_says_that_another_host_has_its_sets_in_the_same_directory(far: Far) -> None:
+    sets = far.room / "sets"
+    sets.mkdir()
+    lay_out(sets, created=NOW, host=OWN)
+    request = CopyRequest(sets, "shop", far.offsite)
+    far.set_of(OWN, 5)
+    assert copy_sets(request).warnings == []
+    far.set_of("kitchen", 1)
+    (warning,) = copy_sets(request).warnings
+    assert "kitchen" in warning
+
+
+def test_latest_passes_over_a_set_of_the_future_and_says_so(far: Far) -> None:
+    meant = far.set_of(OWN, 1)
+    wrong = far.set_of(OWN, -365)
+    found = far.find("latest")
+    assert found.recovery_set.name == meant
+    (warning,) = found.warnings
+    assert wrong in warning
+    assert "in the future" in warning
+    for path in far.directory.glob(f"{meant}*"):
+        path.unlink()
+    found = far.find("latest")
+    assert (found.recovery_set.name, found.warnings) == (wrong, ())
+
+
+def test_at_a_target_a_timestamp_is_repaired_and_a_time_that_is_none_is_refused(far: Far) -> None:
+    far.set_of(OWN, 1)
+    meant = far.set_of(OWN, 2)
+    stamp = meant.replace("shop_", "").replace("_", "")
+    assert far.find(stamp).recovery_set.name == meant
+    with pytest.raises(ConfigError, match='"yesterday" is no time'):
+        far.find("disk/before:yesterday")
