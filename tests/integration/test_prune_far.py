@@ -156,7 +156,9 @@ def test_without_the_directory_of_the_sets_nothing_goes_there(place: Place) -> N
         place.prune()
     place.here.mkdir()
     # The ledger went with it: nobody can tell what is whole there.
-    assert removed(place.prune()) == set()
+    report = place.prune()
+    assert removed(report) == set()
+    assert "1 that are old enough stay, this host has not confirmed them" in report.msg
     assert place.far() == set(names.values())
 
 

@@ -26,6 +26,8 @@ from .run import Progress, Run
 from .stores import FarSet, Store
 from .targets import Offsite, OffsiteTarget
 
+_DAY_S = 86400.0
+
 
 @dataclass(frozen=True)
 class PruneFarRequest:
@@ -67,6 +69,7 @@ class _Pruning:
         self._kept: list[dict[str, Any]] = []
         self._skipped: list[dict[str, Any]] = []
         self._warnings: list[str] = []
+        self._strange = 0
 
     def report(self) -> Report:
         request = self._request
@@ -85,6 +88,11 @@ class _Pruning:
             changed=bool(self._removed),
             msg=(
                 f"{verb} {len(self._removed)} copies ({freed}) at {names}, kept {len(self._kept)}"
+                + (
+                    f"; {self._strange} that are old enough stay, this host has not confirmed them"
+                    if self._strange
+                    else ""
+                )
                 + (f"; NOT pruned: {', '.join(failed)}" if failed else "")
             ),
             database=request.database,
@@ -107,6 +115,11 @@ class _Pruning:
         decisions = decide(known, target.retention, self._now, hold=hold)
         if hold:
             self._warnings.append(f"no copy at {target.name} is removed: {hold}")
+        self._strange += sum(
+            one.name not in copies
+            and (self._now - one.created).total_seconds() > target.retention.days * _DAY_S
+            for one in known
+        )
         going = [decision for decision in decisions if not decision.keep]
         self._kept += [self._told(one, far, target) for one in decisions if one.keep]
         if self._request.check:
