@@ -137,6 +137,7 @@ options:
         is in it already has to be kept.
       - The database gets the properties that it has in the set (owner, encoding and locale, grants, settings, connection limit and
         comment), also where the container's start has made it already. Otherwise they are those of the live database.
+      - All roles of the set are created, not only those that the database needs.
       - Roles that the container's start has made already get the attributes, passwords, settings and memberships that they have
         in the set; those of other restores are left as they are. The cluster's own superuser is never altered.
       - The restore waits until the container's final server answers, at most ten minutes. The entrypoint of the official

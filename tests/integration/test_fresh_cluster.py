@@ -94,13 +94,17 @@ def test_a_fresh_cluster_gets_the_properties_and_the_passwords_of_the_set(
     postgres: Postgres, image: str, sets: Path, tmp_path: Path
 ) -> None:
     names = Names()
-    postgres.sql(f"""CREATE ROLE "{names.owner}";
+    stranger = f"stranger {names.database}"
+    postgres.sql(f"""CREATE ROLE "{stranger}" LOGIN PASSWORD 'of nobody here';
+                     CREATE ROLE "{names.owner}";
                      CREATE ROLE "{names.clerk}" LOGIN PASSWORD 'rotated since' CONNECTION LIMIT 9;
                      GRANT "{names.owner}" TO "{names.clerk}"; ALTER ROLE "{names.clerk}" SET lock_timeout = '3s'""")
     postgres.create(names.database, RICH)
     postgres.sql(PROPERTIES.format(**vars(names)))
     before = properties(postgres, names.database)
-    roles = [role(postgres, name) for name in (names.owner, names.clerk)]
+    # One that the database does not name belongs to the host that is dead all the same.
+    everybody = (names.owner, names.clerk, stranger)
+    roles = [role(postgres, name) for name in everybody]
     postgres.backup(sets, names.database)
 
     asks_for_passwords = ("-e", "POSTGRES_INITDB_ARGS=--auth-host=scram-sha-256")
@@ -113,7 +117,7 @@ def test_a_fresh_cluster_gets_the_properties_and_the_passwords_of_the_set(
         report = server.restore(sets, names.database, fresh_cluster=True, keep_previous=False)
         assert "equal to the manifest" in report.msg
         assert properties(server, names.database) == before
-        assert [role(server, name) for name in (names.owner, names.clerk)] == roles
+        assert [role(server, name) for name in everybody] == roles
         assert role(server, "postgres") == superuser
         assert not logs_in(server, names.clerk, "of the first day", names.database)
         assert logs_in(server, names.clerk, "rotated since", names.database)

@@ -158,6 +158,32 @@ def test_a_missing_role_becomes_a_superuser_only_when_that_was_asked_for(
     assert role_row(postgres, unrelated) == ""
 
 
+@pytest.mark.parametrize("lost", ["group and member", "group"])
+def test_a_role_whose_privileges_are_all_those_of_a_group_logs_in_and_reads_after_a_restore(
+    postgres: Postgres, names: Names, sets: Path, lost: str
+) -> None:
+    team = f"team_{names.database}"
+    postgres.sql(f"""ALTER ROLE "{names.clerk}" PASSWORD 'secret'; CREATE ROLE "{team}";
+                     GRANT "{names.owner}" TO "{team}"; GRANT "{team}" TO "{names.clerk}" """)
+    owned = 'CREATE TABLE t AS SELECT generate_series(1, 5) AS id; ALTER TABLE t OWNER TO "{owner}"'
+    postgres.create(names.database, owned.format(**vars(names)))
+    clerk = role_row(postgres, names.clerk)
+    postgres.backup(sets, names.database)
+    postgres.sql(f'DROP DATABASE "{names.database}"; DROP ROLE "{names.owner}", "{team}"')
+    if lost != "group":
+        postgres.sql(f'DROP ROLE "{names.clerk}"')
+    report = postgres.restore(sets, names.database)
+    rows = postgres.sql("SELECT count(*) FROM t", names.database, user=names.clerk)
+    postgres.sql(f'DROP ROLE "{team}"')
+    assert rows == "5"
+    if lost == "group":
+        assert role_row(postgres, names.clerk) == clerk
+        told = f"role {names.clerk} will become a member of {team}"
+        assert any(told in text for text in report.warnings)
+    else:
+        assert role_row(postgres, names.clerk).split("|")[1:] == clerk.split("|")[1:]
+
+
 @pytest.fixture
 def strict(image: str) -> Iterator[Postgres]:
     """A server that asks for passwords on its loopback address too, and logs every statement."""

@@ -41,6 +41,7 @@ class Plan:
     properties: DatabaseProperties | None = None
     missing_roles: list[Role] = field(default_factory=list)
     altered_roles: list[Role] = field(default_factory=list)
+    joining_roles: list[Role] = field(default_factory=list)
     scripts: list[tuple[str, bytes]] = field(default_factory=list)
     running_services: tuple[str, ...] = ()
     rows_live: dict[str, int] = field(default_factory=dict)
@@ -231,13 +232,23 @@ def _examine_roles(plan: Plan, session: Session, *, superusers: bool, fresh_clus
         return
     present = roles.read_roles(session, plan.properties, passwords=False)
     names = [role.name for role in present]
-    plan.missing_roles = roles.missing(manifest.roles, names)
+    plan.missing_roles = roles.missing(manifest.roles, names, every=fresh_cluster)
     if fresh_cluster:
         plan.altered_roles = roles.alterable(session, manifest.roles, names)
     altered = [role.name for role in plan.altered_roles]
     plan.warnings += roles.differing(
         [role for role in manifest.roles if role.name not in altered], present
     )
+    plan.joining_roles = [
+        role
+        for role in roles.joining(manifest.roles, plan.missing_roles)
+        if role.name not in altered
+    ]
+    plan.warnings += [
+        f"role {role.name} will become a member of {group}, as it is in the set"
+        for role in plan.joining_roles
+        for group, *unused in role.member_of
+    ]
     for role in (*plan.missing_roles, *plan.altered_roles):
         plan.warnings.append(
             f"role {role.name} is there and will be altered to what it is in the set"

@@ -115,6 +115,7 @@ class Restoration:
                     superusers=self.request.restore_superusers,
                     passwords=True,
                     altered=plan.altered_roles,
+                    joining=plan.joining_roles,
                 )
 
     def fill(self, name: str, plan: Plan, properties: DatabaseProperties) -> Comparison:

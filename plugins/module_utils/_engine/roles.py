@@ -41,13 +41,14 @@ UNION SELECT rolname FROM pg_roles WHERE oid = 10"""
 def read_roles(
     session: Session, properties: DatabaseProperties, *, passwords: bool
 ) -> tuple[Role, ...]:
-    """Every role but the built-in ones; those that the session's database names are marked.
+    """Every role but the built-in ones; those that the session's database names, or needs with them, are marked.
 
     :param passwords: keep the password verifiers too, where this role may read them.
     """
     named = {name for (name,) in session.query(_NAMED)} | {properties.owner}
     named.update(grantee for grantee, unused, unused_too in properties.acl or () if grantee)
     named.update(role for role, unused in properties.settings if role)
+    superuser = session.value("SELECT rolname FROM pg_roles WHERE oid = 10")
     source, secret = "pg_authid", "coalesce(rolpassword, '')"
     if not passwords or not session.value("SELECT has_table_privilege('pg_authid', 'SELECT')"):
         source, secret = "pg_roles", "''"
@@ -65,6 +66,8 @@ def read_roles(
              FROM pg_auth_members a JOIN pg_roles m ON m.oid = a.member JOIN pg_roles g ON g.oid = a.roleid
             GROUP BY 1, 2 ORDER BY 1, 2"""
     )
+    # The superuser has no privileges from a group, and gives none away as one.
+    named |= _related(named, [m[:2] for m in members if superuser not in m])
     found = []
     for row in rows:
         role = Role(*row)
@@ -81,10 +84,34 @@ def read_roles(
     return tuple(found)
 
 
-def missing(roles: Iterable[Role], present: Iterable[str]) -> list[Role]:
-    """The roles that the archive names and the cluster lacks."""
+def _related(named: Iterable[str], pairs: Sequence[tuple[str, str]]) -> set[str]:
+    """The members of `named` roles, who have their privileges, and the groups that all of these are in.
+
+    :param pairs: every member with each of its groups.
+    """
+    found = set(named)
+    while more := {member for member, group in pairs if group in found} - found:
+        found |= more
+    while more := {group for member, group in pairs if member in found} - found:
+        found |= more
+    return found
+
+
+def missing(roles: Iterable[Role], present: Iterable[str], *, every: bool = False) -> list[Role]:
+    """The roles that the cluster lacks: those that the archive names, or with `every` all of the set."""
     there = set(present)
-    return [role for role in roles if role.named_by_database and role.name not in there]
+    return [role for role in roles if (every or role.named_by_database) and role.name not in there]
+
+
+def joining(roles: Iterable[Role], created: Iterable[Role]) -> list[Role]:
+    """The roles that are there, with their memberships in `created` ones, which nobody can be a member of yet."""
+    new = {role.name for role in created}
+    found = []
+    for role in roles:
+        groups = tuple(entry for entry in role.member_of if entry[0] in new)
+        if groups and role.named_by_database and role.name not in new:
+            found.append(replace(role, member_of=groups))
+    return found
 
 
 def alterable(session: Session, roles: Iterable[Role], present: Iterable[str]) -> list[Role]:
@@ -117,12 +144,14 @@ def create_roles(
     superusers: bool,
     passwords: bool,
     altered: Sequence[Role] = (),
+    joining: Sequence[Role] = (),
 ) -> list[str]:
     """Creates roles that are missing and their memberships; returns what was left out, in words.
 
     :param superusers: give SUPERUSER, REPLICATION and BYPASSRLS where the manifest has them.
     :param passwords: set the password verifiers of the manifest.
     :param altered: roles of a fresh cluster that are there already and become what they are in the manifest.
+    :param joining: roles that become members of created ones, and are left as they are otherwise.
     """
     notes = []
     for verb, some in (("CREATE", roles), ("ALTER", altered)):
@@ -138,14 +167,15 @@ def create_roles(
                 session.execute(_statement(verb, role, left_out, passwords=passwords))
     for role in altered:
         _strip(session, role)
-    for role in (*roles, *altered):
-        subject = quote_identifier(role.name)
+    for role in (*roles, *altered, *joining):
         for group, admin in role.member_of:
             try:
                 option = " WITH ADMIN OPTION" if admin else ""
-                session.execute(f"GRANT {quote_identifier(group)} TO {subject}{option}")
+                session.execute(composed("GRANT {} TO {}", group, role.name) + option)
             except ServerError as error:
                 notes.append(f"role {role.name} is not a member of {group}: {error.what}")
+    for role in (*roles, *altered):
+        subject = quote_identifier(role.name)
         for setting in role.settings:
             try:
                 set_setting(session, f"ALTER ROLE {subject}", setting)
