@@ -184,6 +184,24 @@ def test_a_role_whose_privileges_are_all_those_of_a_group_logs_in_and_reads_afte
         assert role_row(postgres, names.clerk).split("|")[1:] == clerk.split("|")[1:]
 
 
+@pytest.mark.parametrize("options", ["INHERIT FALSE, SET FALSE", "INHERIT FALSE, ADMIN TRUE"])
+def test_a_membership_comes_back_with_its_options(
+    postgres: Postgres, names: Names, sets: Path, options: str
+) -> None:
+    if postgres.major < 16:
+        pytest.skip("before PostgreSQL 16 a membership has no such options")
+    postgres.sql(f'GRANT "{names.owner}" TO "{names.clerk}" WITH {options}')
+    postgres.create(names.database, OWNED.format(**vars(names)))
+    membership = f"""SELECT admin_option, inherit_option, set_option FROM pg_auth_members
+                      WHERE member = '"{names.clerk}"'::regrole"""
+    before = postgres.sql(membership)
+    assert "f" in before
+    postgres.backup(sets, names.database)
+    postgres.sql(f'DROP DATABASE "{names.database}"; DROP ROLE "{names.owner}", "{names.clerk}"')
+    postgres.restore(sets, names.database)
+    assert postgres.sql(membership) == before
+
+
 @pytest.fixture
 def strict(image: str) -> Iterator[Postgres]:
     """A server that asks for passwords on its loopback address too, and logs every statement."""

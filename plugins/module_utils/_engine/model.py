@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 LOWEST_MAJOR = 13
 
@@ -158,9 +158,18 @@ class DatabaseProperties:
     settings: tuple[tuple[str, str], ...] = ()
 
 
+class Membership(NamedTuple):
+    """What a role may do as a member of `group`; the last two are options from PostgreSQL 16 on, None before."""
+
+    group: str
+    admin: bool = False
+    inherit: bool | None = None
+    set_role: bool | None = None
+
+
 @dataclass(frozen=True)
 class Role:
-    """A role of the cluster, with the roles it is a member of as (role, admin option)."""
+    """A role of the cluster, with its memberships."""
 
     name: str
     superuser: bool = False
@@ -174,8 +183,12 @@ class Role:
     valid_until: str = ""
     password_hash: str = field(default="", repr=False)
     settings: tuple[str, ...] = ()
-    member_of: tuple[tuple[str, bool], ...] = ()
+    member_of: tuple[Membership, ...] = ()
     named_by_database: bool = False
+
+    def __post_init__(self) -> None:
+        # A manifest has them as lists, one from before PostgreSQL's options were kept as shorter ones.
+        object.__setattr__(self, "member_of", tuple(Membership(*m) for m in self.member_of))
 
 
 @dataclass(frozen=True)

@@ -245,9 +245,9 @@ def _examine_roles(plan: Plan, session: Session, *, superusers: bool, fresh_clus
         if role.name not in altered
     ]
     plan.warnings += [
-        f"role {role.name} will become a member of {group}, as it is in the set"
+        f"role {role.name} will become a member of {entry.group}, as it is in the set"
         for role in plan.joining_roles
-        for group, *unused in role.member_of
+        for entry in role.member_of
     ]
     for role in (*plan.missing_roles, *plan.altered_roles):
         plan.warnings.append(

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .catalog import set_setting
+from .catalog import major_version, set_setting
 from .errors import ServerError
-from .model import DatabaseProperties, Role
+from .model import DatabaseProperties, Membership, Role
 from .server import Session, composed, quote_identifier, quote_literal
 
 _ATTRIBUTES = (
@@ -61,13 +61,18 @@ def read_roles(
         """SELECT r.rolname, unnest(s.setconfig) FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
             WHERE s.setdatabase = 0"""
     )
+    options = "NULL, NULL"
+    if major_version(session) >= 16:
+        options = "bool_or(a.inherit_option), bool_or(a.set_option)"
     members = session.query(
-        """SELECT m.rolname, g.rolname, bool_or(a.admin_option)
+        f"""SELECT m.rolname, g.rolname, bool_or(a.admin_option), {options}
              FROM pg_auth_members a JOIN pg_roles m ON m.oid = a.member JOIN pg_roles g ON g.oid = a.roleid
             GROUP BY 1, 2 ORDER BY 1, 2"""
     )
     # The superuser has no privileges from a group, and gives none away as one.
-    named |= _related(named, [m[:2] for m in members if superuser not in m])
+    named |= _related(
+        named, [m[:2] for m in members if superuser not in m and m[3:] != (False, False)]
+    )
     found = []
     for row in rows:
         role = Role(*row)
@@ -76,7 +81,7 @@ def read_roles(
                 role,
                 settings=tuple(setting for name, setting in settings if name == role.name),
                 member_of=tuple(
-                    (group, admin) for name, group, admin in members if name == role.name
+                    Membership(*entry) for name, *entry in members if name == role.name
                 ),
                 named_by_database=role.name in named,
             )
@@ -108,7 +113,7 @@ def joining(roles: Iterable[Role], created: Iterable[Role]) -> list[Role]:
     new = {role.name for role in created}
     found = []
     for role in roles:
-        groups = tuple(entry for entry in role.member_of if entry[0] in new)
+        groups = tuple(entry for entry in role.member_of if entry.group in new)
         if groups and role.named_by_database and role.name not in new:
             found.append(replace(role, member_of=groups))
     return found
@@ -168,12 +173,11 @@ def create_roles(
     for role in altered:
         _strip(session, role)
     for role in (*roles, *altered, *joining):
-        for group, admin in role.member_of:
+        for entry in role.member_of:
             try:
-                option = " WITH ADMIN OPTION" if admin else ""
-                session.execute(composed("GRANT {} TO {}", group, role.name) + option)
+                session.execute(_grant(entry, role.name))
             except ServerError as error:
-                notes.append(f"role {role.name} is not a member of {group}: {error.what}")
+                notes.append(f"role {role.name} is not a member of {entry.group}: {error.what}")
     for role in (*roles, *altered):
         subject = quote_identifier(role.name)
         for setting in role.settings:
@@ -200,6 +204,13 @@ def _statement(verb: str, role: Role, left_out: Iterable[str], *, passwords: boo
     if valid_until:
         words.append(f"VALID UNTIL {quote_literal(valid_until)}")
     return " ".join(words)
+
+
+def _grant(entry: Membership, member: str) -> str:
+    grant = composed("GRANT {} TO {}", entry.group, member)
+    if entry.inherit is None:
+        return grant + (" WITH ADMIN OPTION" if entry.admin else "")
+    return f"{grant} WITH ADMIN {entry.admin}, INHERIT {entry.inherit}, SET {entry.set_role}"
 
 
 def _strip(session: Session, role: Role) -> None:
