@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from recovery_sets import lay_out
@@ -51,12 +51,18 @@ def told_after(told: tuple[str, ...], problems: list[Problem]) -> tuple[str, ...
     return tuple(problem.key for problem in problems)
 
 
+#: A busy machine is no failure.
+in_its_own_time = settings(deadline=None)
+
+
+@in_its_own_time
 @given(PROBLEMS)
 def test_what_was_said_once_is_not_said_again(problems: list[Problem]) -> None:
     told = told_after((), problems)
     assert notice_of(told, problems, name="shop", host="pi4") is None
 
 
+@in_its_own_time
 @given(st.lists(PROBLEMS, max_size=8))
 def test_there_is_a_message_exactly_when_something_changed(history: list[list[Problem]]) -> None:
     told: tuple[str, ...] = ()

@@ -84,6 +84,16 @@ def test_a_host_that_never_answered_is_a_row_too() -> None:
     assert [len(fleet_rows({"a": result})) for result in ({}, said(), {"stdout": "[1]"})] == [1] * 3
 
 
+def test_the_table_shows_which_offsite_target_has_not_got_every_set() -> None:
+    targets = [
+        {"target": "bucket", "missing": [], "failing_since": None},
+        {"target": "nas", "missing": ["a", "b"], "failing_since": None},
+        {"target": "friend", "missing": ["a"], "failing_since": "2026-02-19T02:00:00Z"},
+    ]
+    lines = fleet_table(fleet_rows({"pi4": said({**WELL, "offsite": targets})}))
+    assert "  bucket, NOT nas (2 missing), NOT friend (fails)  " in lines[1]
+
+
 def test_the_table_shows_what_was_measured() -> None:
     lines = fleet_table(fleet_rows({"pi4": said(WELL)}))
     assert len(lines) == 2

@@ -50,10 +50,15 @@ def status_cells(row: dict[str, Any]) -> list[str]:
 
 
 def _offsite(row: dict[str, Any]) -> str:
-    """How many of the targets have every set."""
-    targets = row.get("offsite") or ()
-    whole = [one for one in targets if not one["missing"] and not one["failing_since"]]
-    return f"{len(whole)} of {len(targets)}" if targets else "-"
+    """Which of the targets have every set, and what is with those that have not."""
+    return ", ".join(map(_target, row.get("offsite") or ())) or "-"
+
+
+def _target(target: dict[str, Any]) -> str:
+    name, missing = target["target"], len(target["missing"])
+    if target["failing_since"]:
+        return f"NOT {name} (fails)"
+    return f"NOT {name} ({missing} missing)" if missing else str(name)
 
 
 def _next(row: dict[str, Any]) -> str:
