@@ -11,6 +11,8 @@ from datetime import date, datetime, time, timedelta
 
 #: Every month has this day.
 LAST_DAY = 28
+#: Days or months from today. Where the clocks skip the hour after midnight, a moment of tomorrow may lie in today.
+_AROUND = (-1, 0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -23,33 +25,31 @@ class Schedule:
 
     def last_backup(self, now: datetime) -> datetime:
         """The latest moment, up to now, at which a backup was to begin."""
-        today = _at(now.astimezone().date(), self.backup)
-        return today if today <= now else _at(_day(today, -1), self.backup)
+        return max(moment for moment in self._backups(now) if moment <= now)
 
     def next_backup(self, now: datetime) -> datetime:
         """The next moment after now."""
-        today = _at(now.astimezone().date(), self.backup)
-        return today if today > now else _at(_day(today, 1), self.backup)
+        return min(moment for moment in self._backups(now) if moment > now)
 
     def last_drill(self, now: datetime) -> datetime | None:
         """As last_backup(); None when no drill is wanted."""
-        if not self.drill_day:
-            return None
-        this = _at(now.astimezone().date().replace(day=self.drill_day), self.drill)
-        if this <= now:
-            return this
-        before = this.date().replace(day=1) - timedelta(days=1)
-        return _at(before.replace(day=self.drill_day), self.drill)
+        return max((moment for moment in self._drills(now) if moment <= now), default=None)
 
     def next_drill(self, now: datetime) -> datetime | None:
         """As next_backup(); None when no drill is wanted."""
+        return min((moment for moment in self._drills(now) if moment > now), default=None)
+
+    def _backups(self, now: datetime) -> list[datetime]:
+        today = now.astimezone().date()
+        return [_at(today + timedelta(days=shift), self.backup) for shift in _AROUND]
+
+    def _drills(self, now: datetime) -> list[datetime]:
         if not self.drill_day:
-            return None
-        this = _at(now.astimezone().date().replace(day=self.drill_day), self.drill)
-        if this > now:
-            return this
-        after = this.date().replace(day=LAST_DAY) + timedelta(days=4)
-        return _at(after.replace(day=self.drill_day), self.drill)
+            return []
+        today = now.astimezone().date()
+        months = [today.year * 12 + today.month - 1 + shift for shift in _AROUND]
+        days = [date(month // 12, month % 12 + 1, self.drill_day) for month in months]
+        return [_at(day, self.drill) for day in days]
 
     def __str__(self) -> str:
         drills = f"a drill on day {self.drill_day} of the month at {self.drill:%H:%M}"
@@ -57,9 +57,6 @@ class Schedule:
 
 
 def _at(day: date, moment: time) -> datetime:
-    """That wall clock time on that day; where the clocks skip it, as far after midnight."""
+    """That wall clock time on that day; where the clocks skip it, the moment that it is on a clock that was put forward
+    before: cron and systemd call when the gap is over, and by then it has come."""
     return datetime.combine(day, moment).astimezone()
-
-
-def _day(moment: datetime, shift: int) -> date:
-    return moment.date() + timedelta(days=shift)
