@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +60,14 @@ def own_postgres(image: str) -> Iterator[Postgres]:
 def sets(tmp_path: Path) -> Path:
     """A backup directory that does not exist yet."""
     return tmp_path / "sets"
+
+
+@pytest.fixture
+def schedule_turn() -> Iterator[None]:
+    """A host has one schedule, which is run once at a time: tests that run it take turns."""
+    with (Path(tempfile.gettempdir()) / "firedrill-test-schedule").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

@@ -83,7 +83,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, own_postgres: Postgres, sets: Path, receiver: Receiver) -> Path:
+def settings(
+    tmp_path: Path, own_postgres: Postgres, sets: Path, receiver: Receiver, schedule_turn: None
+) -> Path:
     """Settings and schedule of a host with one database that tells the receiver."""
     own_postgres.create("shop", "CREATE TABLE t AS SELECT generate_series(1, 3) AS x")
     base = f"http://127.0.0.1:{receiver.port}/ping"

@@ -37,6 +37,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run imp
     RUNTIME_DIRECTORY,
     owner_mark,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.settling import (
+    SettleRequest,
+    settle_interrupted,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
@@ -183,6 +187,17 @@ def half_replaced(scene: Scene) -> Scene:
     assert scene.server.started() == started
     assert scene.running() == [False, False]
     return scene
+
+
+def test_settle_does_not_start_an_application_on_half_a_database(half_replaced):
+    scene = half_replaced
+    request = SettleRequest(scene.server.target(scene.database), scene.directory)
+    for unused_one in range(2):
+        with pytest.raises(SetError) as caught:
+            settle_interrupted(request)
+        assert "The application stays stopped" in str(caught.value)
+        assert "firedrill restore latest" in str(caught.value)
+        assert scene.running() == [False, False]
 
 
 def test_what_a_killed_replace_left_is_not_dumped_and_the_next_restore_completes_it(half_replaced):

@@ -17,6 +17,7 @@ from servers import Postgres, own_containers
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import cutover
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     FiredrillError,
+    HostError,
     SetError,
     TargetError,
 )
@@ -25,6 +26,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.restore
     RestoreRequest,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rollback import roll_back
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.settling import (
+    SettleRequest,
+    settle_interrupted,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
@@ -235,3 +240,58 @@ def test_a_swap_whose_commit_was_not_answered_is_known_by_its_oid(scene, monkeyp
     assert not scene.server.restore(scene.directory, scene.database).changed
     assert rolled_back(scene).changed
     assert scene.data() == LIVE
+
+
+# -- settle, without a run after it ------------------------------------------------------------------
+
+
+def settled(scene: Scene, progress: Any = None, wait_s: float = 0) -> Report:
+    target = scene.server.target(scene.database)
+    return settle_interrupted(SettleRequest(target, scene.directory, wait_s), progress)
+
+
+def test_settle_waits_for_the_engine_and_starts_what_was_stopped(scene, tmp_path, monkeypatch):
+    started = kill(scene, "before the swap")
+    socket = tmp_path / "docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{socket}")
+    tries = []
+
+    def engine_comes_up(phase: str, *unused: int) -> None:
+        tries.append(phase)
+        if len(tries) == 2:
+            socket.symlink_to("/var/run/docker.sock")
+
+    report = settled(scene, engine_comes_up, WAIT_S)
+    assert tries == ["wait for the server"] * 2
+    assert report.changed
+    assert_settled(scene, report.msg, started)
+    assert scene.data() == LIVE
+    # With nothing to settle nobody is asked.
+    socket.unlink()
+    again = settled(scene)
+    assert (again.changed, again.msg) == (False, "Nothing was interrupted")
+
+
+def test_settle_that_has_waited_long_enough_says_why_and_can_be_repeated(scene, monkeypatch):
+    started = kill(scene, "before the swap")
+    journal = scene.journal()
+    with monkeypatch.context() as patch:
+        patch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+        with pytest.raises(HostError, match="No Docker engine answers"):
+            settled(scene)
+    assert scene.journal() == journal
+    assert scene.running() != [True, True]
+    assert_settled(scene, settled(scene).msg, started)
+
+
+def test_settle_leaves_a_run_alone_that_is_under_way(scene):
+    process = scene.start_held_restore()
+    journal = scene.journal()
+    report = settled(scene)
+    assert not report.changed
+    assert "Left alone" in report.msg
+    assert str(process.pid) in report.msg
+    assert scene.journal() == journal
+    scene.release()
+    assert process.wait(WAIT_S) == 0
+    assert scene.data() == RESTORED

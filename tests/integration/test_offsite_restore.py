@@ -327,6 +327,7 @@ def test_a_play_shows_the_copies_and_fails_where_a_target_has_not_got_every_set(
     assert "since" not in postgres.sql("SELECT tablename FROM pg_tables", shop)
 
 
+@pytest.mark.usefixtures("schedule_turn")
 def test_the_schedule_copies_what_it_made_and_catches_up_later(host: Host, shop: str) -> None:
     (host.path.parent / "schedule.yml").write_text('backup: "02:00"\n')
     port = host.content["offsite"]["nas"]["port"]

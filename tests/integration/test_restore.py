@@ -235,8 +235,8 @@ def test_before_a_time_restores_the_set_from_before_the_accident(shop: Shop) -> 
     shop.sql("TRUNCATE jobs")
     accident = shop.server.backup(shop.directory, shop.database, globals=False).set_name
     # Both may be of the same second.
-    moment = shop.manifest().created + timedelta(hours=1)
-    shop.write_manifest(accident, created_at=iso(moment))
+    moment = shop.manifest(accident).created
+    shop.write_manifest(created_at=iso(moment - timedelta(hours=1)))
     asked = shop.restore(check=True)
     assert asked.set_name == accident
     hints = [text for text in asked.warnings if "accident" in text]

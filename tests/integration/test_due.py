@@ -1,0 +1,85 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The schedule of a host: one run at a time, however often it is called."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import IMAGES, ROOT, Postgres, own_containers
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import read_log
+
+pytestmark = pytest.mark.integration
+
+BUSY = 7
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """One version is enough: the schedule does not depend on it."""
+    return IMAGES[-1]
+
+
+@pytest.fixture
+def command(tmp_path: Path, postgres: Postgres, sets: Path) -> list[str]:
+    """The schedule's command; a backup is due, and after it a drill."""
+    database = postgres.create(content="CREATE TABLE t AS SELECT generate_series(1, 3) AS x")
+    config = tmp_path / "config.yml"
+    databases = {database: {"container": postgres.name}}
+    config.write_text(json.dumps({"backup_dir": str(sets), "databases": databases}))
+    schedule = 'backup: "00:00"\ndrill: {day: 1, time: "00:00"}\n'
+    (tmp_path / "schedule.yml").write_text(schedule)
+    return [str(ROOT / "firedrill"), "--config", str(config), "due"]
+
+
+def call(command: list[str], status: int) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def first(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A run of the schedule that stands still in the middle of its drill."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr
+        said = next((line for line in process.stderr if ": load" in line), "")
+        process.send_signal(signal.SIGSTOP)
+        assert said, process.poll()
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.usefixtures("schedule_turn", "clean_up_after")
+def test_a_schedule_that_would_overlap_its_own_drill_is_refused_and_the_drill_ends_well(
+    command: list[str], first: subprocess.Popen[str], sets: Path
+) -> None:
+    throwaway = own_containers(first.pid)
+    assert throwaway
+    refused = call(command, BUSY)
+    assert "Another run is doing the same" in refused
+    assert f"process {first.pid}" in refused
+    assert own_containers(first.pid) == throwaway
+    first.send_signal(signal.SIGCONT)
+    unused_out, errors = first.communicate()
+    assert first.returncode == 0, errors
+    (drilled,) = read_log(sets / LOG_NAME)
+    assert drilled["verdict"] == "pass"
+    # All that was due is done.
+    call(command, 0)
+    assert len(read_log(sets / LOG_NAME)) == 1
+    assert len(list(sets.glob("*.dump"))) == 1
