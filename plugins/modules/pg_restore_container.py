@@ -265,6 +265,18 @@ rows_after:
   sample:
     public.jobs: 1200
     public.users: 42
+earlier_set:
+  description: The set before the one that is restored.
+  returned: when O(state=restored) and there is one
+  type: str
+  sample: ai_fsm_20260218_020000
+rows_earlier:
+  description: Rows of each table of RV(earlier_set). Of an encrypted set nobody knows them without its key.
+  returned: when O(state=restored)
+  type: dict
+  sample:
+    public.jobs: 1180
+    public.users: 42
 differences:
   description: What differs from the manifest. A restore with differences fails, so the list is empty.
   returned: when O(state=restored)

@@ -243,6 +243,10 @@ def test_before_a_time_restores_the_set_from_before_the_accident(shop: Shop) -> 
     assert len(hints) == 1
     assert shop.set_name in hints[0]
     assert f"before:{iso(moment)}" in hints[0]
+    rows = [asked.details[key]["public.jobs"] for key in ("rows_before", "rows_after")]
+    assert rows == [0, 0]
+    assert asked.details["earlier_set"] == shop.set_name
+    assert asked.details["rows_earlier"] == shop.manifest().evidence.counts()
     report = shop.restore(source=f"before:{iso(moment)}")
     assert report.set_name == shop.set_name
     assert shop.contents() == shop.original

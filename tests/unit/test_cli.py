@@ -577,6 +577,46 @@ def test_a_drill_that_is_not_a_pass_is_told_on_standard_error_with_its_checks(
     ]
 
 
+def test_a_restore_shows_the_rows_of_the_live_database_of_the_set_and_of_the_set_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one: str
+) -> None:
+    rows = {
+        "rows_before": {"public.jobs": 0, "public.users": 42, "public.gone": 5, "public.same": 7},
+        "rows_after": {"public.jobs": 0, "public.users": 41, "public.same": 7, "odd\n": 1},
+    }
+    earlier = {"public.jobs": 1180, "public.users": 41, "public.gone": 5, "public.same": 7}
+    done = Report(action="restore", changed=True, msg="Would restore", details=rows)
+    monkeypatch.setattr(commands, "restore", lambda request, progress: done)
+    words = ("--config", one, "restore", "latest", "--dry-run")
+    assert Printed(capsys, *words).out.splitlines() == [
+        "Would restore",
+        "  odd\\n: - -> 1 rows",
+        "  public.gone: 5 -> - rows",
+        "  public.users: 42 -> 41 rows",
+        "  2 other tables have as many as before",
+    ]
+    done.details = {**rows, "earlier_set": "shop_1", "rows_earlier": earlier}
+    # A dump of the accident has what the live database has, so the set before it has to be seen.
+    assert Printed(capsys, *words).out.splitlines() == [
+        "Would restore",
+        "  odd\\n: - -> 1 rows (- in shop_1)",
+        "  public.gone: 5 -> - rows (5 in shop_1)",
+        "  public.jobs: 0 -> 0 rows (1180 in shop_1)",
+        "  public.users: 42 -> 41 rows (41 in shop_1)",
+        "  1 other table has as many as before",
+    ]
+
+
+def test_a_restore_that_changes_no_count_shows_no_rows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one: str
+) -> None:
+    rows = {"public.jobs": 3}
+    details = {"rows_before": rows, "rows_after": rows, "earlier_set": "", "rows_earlier": {}}
+    done = Report(action="restore", changed=False, msg="It is there", details=details)
+    monkeypatch.setattr(commands, "restore", lambda request, progress: done)
+    assert Printed(capsys, "--config", one, "restore", "latest").out == "It is there\n"
+
+
 def test_quiet_says_nothing_of_a_success_but_its_warnings(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one: str
 ) -> None:

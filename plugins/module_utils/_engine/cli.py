@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from . import arguments
@@ -276,6 +276,8 @@ def _more(report: Report, *, dry: bool) -> list[str]:
         told = [f"{verb} {', '.join(one['uploaded'])}"] if one["uploaded"] else []
         told += [f"missing {', '.join(one['missing'])}"] if one["missing"] else []
         lines.append(f"  {one['target']} ({one['place']}): {'; '.join(told) or 'has everything'}")
+    if report.action == "restore":
+        lines += _rows(details)
     if report.action == "prune":
         # Who only asks wants to know why the others stay, too.
         for verb, key in (("remove", "removed"), ("keep", "kept"))[: 2 if dry else 1]:
@@ -287,6 +289,32 @@ def _more(report: Report, *, dry: bool) -> list[str]:
             f"  leave {one['name']}: {'; '.join(one['problems'])}" for one in details["skipped"]
         ]
     return lines
+
+
+def _rows(details: Mapping[str, Any]) -> list[str]:
+    """The rows of each table before and after a restore, and in the set before the one restored; equal ones are counted."""
+    before, after, earlier = (
+        details.get(key, {}) for key in ("rows_before", "rows_after", "rows_earlier")
+    )
+    lines, same = [], 0
+    for table in sorted({*before, *after}):
+        live, restored, older = (_count(rows, table) for rows in (before, after, earlier))
+        if live == restored and (not earlier or older == restored):
+            same += 1
+            continue
+        beside = f" ({older} in {details['earlier_set']})" if earlier else ""
+        lines.append(f"  {table}: {live} -> {restored} rows{beside}")
+    if lines and same:
+        lines.append(
+            f"  {same} other {'table has' if same == 1 else 'tables have'} as many as before"
+        )
+    return lines
+
+
+def _count(rows: Mapping[str, int | None], table: str) -> str:
+    """In digits; where nobody knows, or there is no such table, `-`."""
+    count = rows.get(table)
+    return "-" if count is None else str(count)
 
 
 # -- progress --------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from .manifest import Manifest
 from .model import DatabaseProperties, Role, SqlScript, human_bytes
 from .programs import MAGIC, Contents, outdated
 from .relay import free_bytes_inside
-from .retention import Candidate, loss_before
+from .retention import Candidate, backup_before, loss_before
 from .server import Session
 from .vault import RecoverySet, Vault
 from .witness import read_archive
@@ -45,6 +45,7 @@ class Plan:
     scripts: list[tuple[str, bytes]] = field(default_factory=list)
     running_services: tuple[str, ...] = ()
     rows_live: dict[str, int] = field(default_factory=dict)
+    earlier: Manifest | None = None
     findings: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -303,7 +304,10 @@ def _compare_with_earlier(plan: Plan, vault: Vault, database: str) -> None:
     manifest = plan.manifest
     if manifest is None:
         return
-    known = [Candidate.of(one.manifest) for one in vault.sets(database) if one.manifest]
+    manifests = {one.name: one.manifest for one in vault.sets(database) if one.manifest}
+    known = [Candidate.of(one) for one in manifests.values()]
+    before = backup_before(known, Candidate.of(manifest))
+    plan.earlier = manifests[before.name] if before else None
     if loss := loss_before(known, Candidate.of(manifest)):
         plan.warnings.append(
             f"{loss}: is it the dump of the accident? `before:{manifest.created_at}` takes the other"

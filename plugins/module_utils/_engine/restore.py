@@ -284,6 +284,7 @@ def _outcome(
     previous: str = "",
 ) -> Report:
     phases = dict(work.run.phases)
+    earlier = plan.earlier if plan else None
     names = work.access.containers.name_of
     return Report(
         action="restore",
@@ -301,6 +302,8 @@ def _outcome(
             "stopped": [names(ident) for ident in plan.running_services] if plan else [],
             "rows_before": rows_before,
             "rows_after": rows_after,
+            "earlier_set": earlier.name if earlier else "",
+            "rows_earlier": earlier.evidence.counts() if earlier else {},
             "differences": [],
             "not_compared": [],
             **work.details,

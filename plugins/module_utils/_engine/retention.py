@@ -181,11 +181,16 @@ def find_loss(
     return None
 
 
-def loss_before(sets: Iterable[Candidate], after: Candidate) -> Loss | None:
-    """The loss of rows between one set, of whatever purpose, and the backup before it."""
+def backup_before(sets: Iterable[Candidate], after: Candidate) -> Candidate | None:
+    """The newest backup from before one set, of those whose rows are known and whose date can be right."""
     counted = _counted(sets, after.created)
     earlier = (one for one in counted if (one.created, one.name) < (after.created, after.name))
-    before = next(earlier, None)
+    return next(earlier, None)
+
+
+def loss_before(sets: Iterable[Candidate], after: Candidate) -> Loss | None:
+    """The loss of rows between one set, of whatever purpose, and the backup before it."""
+    before = backup_before(sets, after)
     lost = before and after.rows is not None and _halved(before, after)
     return Loss(before, after) if before and lost else None
 
