@@ -92,6 +92,33 @@ def test_a_restore_that_does_not_fit_is_refused_with_the_numbers(small):
     assert [path.name for path in small.directory.glob("*.journal")] == []
 
 
+def test_where_room_lacks_the_databases_that_restores_kept_are_named_with_their_sizes(
+    postgres, sets, monkeypatch
+):
+    long = f"room_{'x' * 58}"
+    stamp = "before_20260219_020000"
+    for database, kept in ((long, f"{long[:40]}_{stamp}"), ("room", f"room_{stamp}")):
+        postgres.create(database, "CREATE TABLE t (x int)")
+        postgres.backup(sets, database)
+        postgres.create(kept)
+    postgres.create("room_undone_20260220_020000_2", bulk(3))
+    # Neither is of `room`, whatever it looks like.
+    postgres.create(f"room_b_{stamp}")
+    postgres.create("room_before_the_flood")
+    monkeypatch.setattr(preflight, "_ROOM_FACTOR", 1e9)
+    for database, names in (
+        ("room", ["room_undone_20260220_020000_2", f"room_{stamp}"]),
+        (long, [f"{long[:40]}_{stamp}"]),
+    ):
+        with pytest.raises(RefusedError) as failure:
+            postgres.restore(sets, database)
+        said = str(failure.value)
+        listed = re.search("earlier restores kept (.*): drop those", said)
+        assert listed, said
+        assert re.sub(r" \([\d.]+ MB\)", "", listed[1]).split(", ") == names
+        assert len(re.findall(r"\([\d.]+ MB\)", listed[1])) == len(names)
+
+
 def test_a_disk_that_fills_up_in_a_load_costs_the_copy_and_nothing_else(small, monkeypatch):
     monkeypatch.setattr(preflight, "_ROOM_FACTOR", 0)
     before = small.data(), started_at(small.application), small.server.started()

@@ -22,10 +22,13 @@ from .programs import MAGIC, Contents, outdated
 from .relay import free_bytes_inside
 from .retention import Candidate, backup_before, loss_before
 from .server import Session
+from .swap import kept_beside
 from .vault import RecoverySet, Vault
 from .witness import read_archive
 
 _ROOM_FACTOR = 1.15
+#: So many databases in a message.
+_SHOWN = 5
 _TEXT_STARTS = (b"--", b"SET ", b"CREATE ", b"\\restrict", b"/*")
 
 
@@ -286,6 +289,10 @@ def _examine_room(access: Access, plan: Plan, session: Session, method: str) -> 
         cure = (
             "free some space, or use `method: replace`" if method == "swap" else "free some space"
         )
+        kept = kept_beside(session, access.target.database)
+        if kept:
+            listed = ", ".join(f"{name} ({human_bytes(size)})" for name, size in kept[:_SHOWN])
+            cure += f"; earlier restores kept {listed}: drop those that nobody goes back to"
         plan.findings.append(
             f"the disk of the database has {human_bytes(free)} free and the restore needs about "
             f"{human_bytes(needed)}; {cure}"

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ _ATTEMPTS = 12
 _LOCK_TIMEOUT = "10s"
 _PAUSE_S = 0.02
 _NAME_BYTES = 63
+_KEPT = re.compile(r"(.+)(_(?:before|undone)_\d{8}_\d{6}(?:_\d+)?)", re.DOTALL)
 
 
 def beside(session: Session, database: str, word: str) -> str:
@@ -27,11 +29,27 @@ def beside(session: Session, database: str, word: str) -> str:
     first = suffix = f"_{word}_{utc_now().strftime('%Y%m%d_%H%M%S')}"
     number = 1
     while True:
-        base = database.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore")
-        if database_oid(session, base + suffix) is None:
-            return base + suffix
+        name = _base(database, suffix) + suffix
+        if database_oid(session, name) is None:
+            return name
         number += 1
         suffix = f"{first}_{number}"
+
+
+def kept_beside(session: Session, database: str) -> list[tuple[str, int]]:
+    """The databases that restores and rollbacks of `database` kept, with their sizes in bytes, the largest first."""
+    rows = session.query(
+        "SELECT datname, pg_database_size(oid) FROM pg_database"
+        # Of others nobody but a superuser is told the size.
+        " WHERE has_database_privilege(oid, 'CONNECT') ORDER BY 2 DESC, 1"
+    )
+    found = ((_KEPT.fullmatch(name), int(size)) for name, size in rows)
+    return [(name[0], size) for name, size in found if name and name[1] == _base(database, name[2])]
+
+
+def _base(database: str, suffix: str) -> str:
+    """As much of a database's name as there is room for before `suffix`."""
+    return database.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore")
 
 
 @contextmanager
