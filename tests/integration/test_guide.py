@@ -72,7 +72,7 @@ class Rescue:
         target = Target(manifest.database, container=self.container, user=user)
         with Run("check") as run:
             access = open_access(run, target)
-            comparison = check_evidence(access, manifest.database, manifest.evidence)
+            comparison = check_evidence(access, manifest.database, manifest)
             assert comparison.differences == ()
             assert comparison.compared
             with access.server.session(manifest.database) as session:

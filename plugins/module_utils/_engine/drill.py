@@ -253,7 +253,7 @@ def _restore_into(
             version = str(fresh.value("SELECT version()"))
     found.results.append(CheckResult("server", "version", "ok", version))
     with run.phase("evidence"):
-        found.comparison = check_evidence(inside, name, manifest.evidence)
+        found.comparison = check_evidence(inside, name, manifest)
     found.rto_s = round(run.elapsed_s, 3)
     found.results.append(_evidence_result(found.comparison, manifest))
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from .access import Access
 from .errors import ConfigError, MismatchError, ToolError
 from .evidence import collect, compare
-from .model import Comparison, Evidence, SqlScript
+from .manifest import Manifest
+from .model import Comparison, SqlScript
 from .programs import MAGIC
 from .relay import read_inside
 from .sealed import archive_of
@@ -67,12 +68,14 @@ def _advice(text: str) -> str:
 
 
 def check_evidence(
-    access: Access, name: str, expected: Evidence, *, connections: int = 2
+    access: Access, name: str, manifest: Manifest, *, connections: int = 2
 ) -> Comparison:
     """Compares the database `name`, which nobody else writes to, with the evidence of its set."""
+    expected = manifest.evidence
     if expected.level == "none":
         return compare(expected, expected)
-    return compare(expected, collect(access.server, name, expected.level, connections))
+    found = collect(access.server, name, expected.level, connections)
+    return compare(expected, found, byte_order=manifest.source.byte_order)
 
 
 def require_equal(comparison: Comparison, name: str) -> None:

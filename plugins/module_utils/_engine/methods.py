@@ -144,9 +144,7 @@ def _return_to_safety(work: Restoration, entry: Entry, properties: DatabasePrope
             create_database(session, work.database, properties)
             load(work.access, safety, work.database, jobs=work.request.jobs)
             manifest = safety.require_manifest()
-            require_equal(
-                check_evidence(work.access, work.database, manifest.evidence), safety.name
-            )
+            require_equal(check_evidence(work.access, work.database, manifest), safety.name)
             with work.access.server.session(work.database) as inside:
                 apply_properties(inside, work.database, properties)
             analyze(work.access, work.database)

@@ -137,7 +137,7 @@ class Restoration:
         comparison = Comparison(0, (), ("nothing: there is no manifest, or `verify` is off",))
         if plan.manifest and request.verify:
             with run.phase("verify"):
-                comparison = check_evidence(access, name, plan.manifest.evidence)
+                comparison = check_evidence(access, name, plan.manifest)
                 require_equal(comparison, plan.recovery_set.name)
         if plan.scripts:
             with run.phase("post_sql"):
