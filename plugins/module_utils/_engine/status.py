@@ -173,7 +173,9 @@ def _of_drills(state: State, schedule: Schedule | None, now: datetime) -> list[P
     if attempt and attempt.failed and (drill is None or iso(drill.at) < attempt.at):
         return [Problem("drill-failed", f"the drill of {attempt.at} failed: {attempt.msg}")]
     if drill is None:
-        return [Problem("no-drill", "no drill has been held")] if state.newest else []
+        wanted = schedule is None or schedule.drill_day > 0
+        missing = state.newest and wanted
+        return [Problem("no-drill", "no drill has been held")] if missing else []
     slot = schedule.last_drill(now - timedelta(seconds=_DRILL_GRACE_S)) if schedule else None
     if slot and drill.at < slot:
         words = f"no drill since {iso(drill.at)}: that of {iso(slot)} is missing"
