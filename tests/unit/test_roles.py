@@ -25,7 +25,13 @@ def specified(role: Path) -> dict[str, Any]:
 
 def described(readme: str) -> list[tuple[str, str, str]]:
     """Name, type and default of each row of the README's tables of variables."""
-    rows = re.findall(r"^\| `(firedrill_\w+)` \| ([^|]*) \| ([^|]*) \|", readme, re.MULTILINE)
+    # A row that stands apart from its table is no row to whoever reads it.
+    tables = re.findall(
+        r"^\| variable \|[^\n]*\n\|[-| ]+\|\n((?:\|[^\n]*\n)+)", readme, re.MULTILINE
+    )
+    rows = re.findall(
+        r"^\| `(firedrill_\w+)` \| ([^|]*) \| ([^|]*) \|", "".join(tables), re.MULTILINE
+    )
     return [(name, kind.strip(), default.strip()) for name, kind, default in rows]
 
 
@@ -44,6 +50,13 @@ def shown(option: dict[str, Any]) -> tuple[str, str]:
     return kind, f"`{default}`" if str(default) else ""
 
 
+def test_a_row_apart_from_its_table_is_none() -> None:
+    table = "| variable | type | default | meaning |\n| --- | --- | --- | --- |\n"
+    first, second = "| `firedrill_a` | str |  | x |\n", "| `firedrill_b` | str |  | x |\n"
+    assert len(described(table + first + second)) == 2
+    assert len(described(f"{table}{first}\n{second}")) == 1
+
+
 def test_there_are_roles() -> None:
     assert len(ROLES) >= 7
 
@@ -53,6 +66,15 @@ def test_the_readme_names_the_options_of_the_specification_and_no_others(role: P
     readme = (role / "README.md").read_text(encoding="utf-8")
     expected = [(name, *shown(option)) for name, option in specified(role).items()]
     assert sorted(described(readme)) == sorted(expected)
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_an_option_is_the_same_whatever_part_of_the_role_is_run(role: Path) -> None:
+    specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    for entry, spec in specs["argument_specs"].items():
+        known = {name: shown(option) for name, option in spec["options"].items()}
+        whole = {name: shown(specified(role)[name]) for name in known}
+        assert known == whole, entry
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
