@@ -47,7 +47,7 @@ story() {
 	cat demo/accident.sql
 	sql -v ON_ERROR_STOP=1 -f - <demo/accident.sql
 	echo "What is left:"
-	sql -Atc "SELECT relname, n_live_tup FROM pg_stat_user_tables ORDER BY 1" | sed 's/^/    /'
+	rows
 	health || true
 
 	title "4. The restore: ansible-playbook restore.yml -e dump=latest"
