@@ -18,9 +18,8 @@ from types import TracebackType
 from typing import IO, Protocol, cast
 
 from .errors import FiredrillError, HostError, ToolError
+from .host_programs import missing_program
 
-#: The Debian package of each program.
-PACKAGES = {"age": "age", "age-keygen": "age", "gpg": "gnupg", "gpgconf": "gnupg"}
 _CHUNK_BYTES = 256 * 1024
 
 
@@ -72,10 +71,7 @@ def start(command: Sequence[str], passphrase: str = "") -> subprocess.Popen[byte
             start_new_session=True,
         )
     except FileNotFoundError as error:
-        raise HostError(
-            f"The program {command[0]} is missing on this host",
-            todo=f"Install the package {PACKAGES.get(command[0], command[0])}",
-        ) from error
+        raise missing_program(command[0]) from error
     except OSError as error:
         raise HostError(f"{command[0]} cannot be started: {error.strerror}") from error
     finally:

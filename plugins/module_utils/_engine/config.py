@@ -17,6 +17,7 @@ from typing import Any
 from .alarms import Alarms
 from .drill import DrillRequest
 from .dump import BackupRequest
+from .durable import read_text
 from .errors import ConfigError, HostError
 from .model import HttpCheck, Target
 from .offsite import CopyRequest
@@ -330,15 +331,7 @@ def _holds_secret(settings: dict[str, Any]) -> bool:
 
 def _secret(path: Path) -> str:
     """What a file holds, without the line break at its end."""
-    try:
-        return path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise HostError(
-            f"The secret in {path} cannot be read: {why}",
-            state="Nothing was changed",
-            todo="Is the path right?",
-        ) from error
+    return read_text(path, "The secret").rstrip("\r\n")
 
 
 def _renamed(found: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .errors import HostError
+
 
 def replace_file(path: Path, text: str) -> None:
     """Puts a small file of mode 0600 in the place of the one before; it is on the disk when this returns.
@@ -34,6 +36,22 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a small file that somebody named; `what` it holds, for the message.
+
+    :raises HostError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise HostError(
+            f"{what} in {path} cannot be read: {why}",
+            state="Nothing was changed",
+            todo="The path is looked up on the database's host; is it right?",
+        ) from error
 
 
 def sync_directory(directory: Path) -> None:

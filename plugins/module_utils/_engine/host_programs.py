@@ -18,6 +18,13 @@ from typing import IO, Callable, cast
 
 from .errors import HostError
 
+#: The Debian package of a program that is not called like its package.
+_PACKAGES = {
+    "age-keygen": "age",
+    "gpg": "gnupg",
+    "gpg-connect-agent": "gnupg",
+    "gpgconf": "gnupg",
+}
 _CHUNK_BYTES = 1 << 20
 _KEPT_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1
@@ -77,14 +84,20 @@ def run_program(
             preexec_fn=_die_with_parent,  # noqa: PLW1509 -- nothing but one system call
         )
     except FileNotFoundError as error:
-        raise HostError(
-            f"The program {command[0]} is missing on this host", todo="Install its package"
-        ) from error
+        raise missing_program(command[0]) from error
     except OSError as error:
         raise HostError(f"{command[0]} cannot be started: {error.strerror}") from error
     finally:
         os.close(given)
     return _attend(process, consume, timeout_s)
+
+
+def missing_program(name: str) -> HostError:
+    """The error in words for a program that is not installed."""
+    return HostError(
+        f"The program {name} is missing on this host",
+        todo=f"Install the package {_PACKAGES.get(name, name)}",
+    )
 
 
 def _attend(

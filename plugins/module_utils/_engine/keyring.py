@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .cipher import Decrypting, call, told
+from .durable import read_text
 from .errors import ConfigError, HostError, LockedError
 from .filenames import method_of
 from .run import Run
@@ -152,15 +153,7 @@ def identity_of(text: str, path: Path | None) -> str:
         )
     if path is None:
         return text
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise HostError(
-            f"The private key in {path} cannot be read: {why}",
-            state="Nothing was changed",
-            todo="The path is looked up on the database's host; is it right?",
-        ) from error
+    return read_text(path, "The private key")
 
 
 def _age_or_ssh_key(text: str) -> Key:

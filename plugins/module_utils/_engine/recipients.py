@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cipher import Encrypting, Output, call, told
-from .errors import ConfigError, HostError
+from .durable import read_text
+from .errors import ConfigError
 from .filenames import CIPHERS
 from .keyring import GPG, Key, PassphraseKey, new_age_key
 from .model import Encryption
@@ -31,15 +32,7 @@ def recipients_of_file(path: Path) -> tuple[str, ...]:
 
     :raises HostError: it cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise HostError(
-            f"The public keys in {path} cannot be read: {why}",
-            state="Nothing was changed",
-            todo="Is the path right?",
-        ) from error
+    text = read_text(path, "The public keys")
     if blocks := _BLOCK.findall(text):
         return tuple(blocks)
     lines = (line.strip() for line in text.splitlines())
