@@ -463,9 +463,8 @@ def _warnings(manifest: Manifest, evidence: Evidence) -> tuple[str, ...]:
     found = [outdated(manifest.source.pg_dump_version)]
     if not evidence.tables:
         found.append(f'database "{manifest.database}" has no table')
-    unread = [f"{t.label} ({t.note})" for t in evidence.tables if t.note.startswith("cannot")]
-    if unread:
-        found.append(f"no evidence for {', '.join(unread)}")
+    if evidence.unread:
+        found.append(f"no evidence for {', '.join(evidence.unread)}")
     return tuple(text for text in found if text)
 
 

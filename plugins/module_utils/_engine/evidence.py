@@ -23,6 +23,8 @@ from .model import Comparison, Evidence, LargeObjects, SequenceEvidence, TableEv
 from .server import Server, Session, composed, quote_literal
 
 _LOCK_TIMEOUT = "60s"
+#: For a look at the live database, which may be in trouble: a migration that crashed keeps its locks.
+LIVE_LOCK_TIMEOUT = "2s"
 _LOCK_ATTEMPTS = 5
 _SNAPSHOT_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LOCKABLE = ("table", "partitioned table")
@@ -238,11 +240,13 @@ class Collector:
         *,
         snapshot_id: str = "",
         connections: int = 2,
+        lock_timeout: str = "0",
     ) -> None:
         self._server = server
         self._database = database
         self._level = level
         self._snapshot_id = snapshot_id
+        self._lock_timeout = lock_timeout
         self._tables = list(tables)
         self._todo: queue.SimpleQueue[tuple[int, TableEvidence] | None] = queue.SimpleQueue()
         self._done: dict[int, TableEvidence] = {}
@@ -302,6 +306,7 @@ class Collector:
         self._sessions.append(session)
         session.execute(_SNAPSHOT_BEGIN)
         if not self._snapshot_id:
+            session.execute(f"SET LOCAL lock_timeout = '{self._lock_timeout}'")
             return
         session.execute(f"SET TRANSACTION SNAPSHOT {quote_literal(self._snapshot_id)}")
         if not reads_tables:
@@ -348,12 +353,21 @@ class Collector:
         return Evidence(self._level, tables=tables, **self._rest)
 
 
-def collect(server: Server, database: str, level: str, connections: int = 2) -> Evidence:
-    """Evidence of a database that nobody writes to."""
+def collect(
+    server: Server, database: str, level: str, connections: int = 2, *, lock_timeout: str = "0"
+) -> Evidence:
+    """Evidence of a database that nobody writes to.
+
+    :param lock_timeout: how long to wait for a table that others have locked, e.g. LIVE_LOCK_TIMEOUT; then it counts
+        as one that cannot be read. "0" is for ever.
+    """
     with server.session(database) as session, session.transaction(_SNAPSHOT_BEGIN):
+        session.execute(f"SET LOCAL lock_timeout = '{lock_timeout}'")
         tables = list_tables(session)
         values = sequence_values(session) if level != "none" else {}
-    with Collector(server, database, level, tables, connections=connections) as collector:
+    with Collector(
+        server, database, level, tables, connections=connections, lock_timeout=lock_timeout
+    ) as collector:
         found = collector.result()
     return replace(found, sequences=sequence_evidence(values, values))
 

@@ -118,6 +118,11 @@ class Evidence:
     def rows(self) -> int:
         return sum(table.rows or 0 for table in self.tables)
 
+    @property
+    def unread(self) -> list[str]:
+        """Tables that could not be read, with the reason."""
+        return [f"{t.label} ({t.note})" for t in self.tables if t.note.startswith("cannot")]
+
     def counts(self) -> dict[str, int]:
         """Rows by table, `schema.table` as key."""
         return {table.label: table.rows for table in self.tables if table.rows is not None}

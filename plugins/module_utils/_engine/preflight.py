@@ -13,7 +13,7 @@ from . import catalog, roles, services
 from .access import Access
 from .dump import missing_tables
 from .errors import FiredrillError, RefusedError, SetError
-from .evidence import collect
+from .evidence import LIVE_LOCK_TIMEOUT, collect
 from .filenames import method_of
 from .load import read_scripts
 from .manifest import Manifest
@@ -146,9 +146,8 @@ def examine(
         plan.live_oid = catalog.database_oid(session, database)
         _collect_finding(plan, lambda: _examine_set(access, plan, verify=verify, force=force))
         if plan.live_oid is not None:
-            plan.live_bytes = catalog.database_bytes(session, database)
             plan.findings += catalog.obstacles(session, database)
-            _collect_finding(plan, lambda: _read_live(access, plan))
+            _collect_finding(plan, lambda: _read_live(access, plan, session))
         if plan.manifest and (plan.live_oid is None or fresh_cluster):
             plan.properties = _properties_here(plan, session, plan.manifest.properties)
         _examine_rights(plan, session, database)
@@ -184,13 +183,27 @@ def _examine_set(access: Access, plan: Plan, *, verify: bool, force: bool) -> No
         plan.warnings.append("the set was made without evidence: its rows cannot be verified")
 
 
-def _read_live(access: Access, plan: Plan) -> None:
-    database = access.target.database
-    # In a session of its own: the comment and other words about a database are in its own encoding.
-    with access.server.session(database) as session:
-        plan.properties = catalog.read_properties(session, database)
-    evidence = collect(access.server, database, "counts")
+def _read_live(access: Access, plan: Plan, outside: Session) -> None:
+    """What the live database is like; one that is damaged or closed is no reason to keep it."""
+    server, database = access.server, access.target.database
+    try:
+        plan.live_bytes = catalog.database_bytes(outside, database)
+        # In a session of its own: the comment and other words about a database are in its own encoding.
+        with server.session(database) as session:
+            plan.properties = catalog.read_properties(session, database)
+        evidence = collect(server, database, "counts", lock_timeout=LIVE_LOCK_TIMEOUT)
+    except FiredrillError as error:
+        if plan.properties is None:
+            found = catalog.read_properties(outside, database)
+            # -2 marks a database whose DROP was interrupted; no other may have it.
+            plan.properties = replace(found, connection_limit=max(found.connection_limit, -1))
+        plan.warnings.append(f"the live database cannot be read: {error.what}")
+        return
     plan.rows_live = evidence.counts()
+    if evidence.unread:
+        plan.warnings.append(
+            f"rows of the live database are not known for {', '.join(evidence.unread[:10])}"
+        )
 
 
 def _properties_here(

@@ -12,7 +12,7 @@ from . import services
 from .access import Access, open_access
 from .catalog import database_oid, drop_database
 from .errors import ConfigError, FiredrillError, TargetError
-from .evidence import collect
+from .evidence import LIVE_LOCK_TIMEOUT, collect
 from .fetch import locate
 from .journal import Entry
 from .keyring import identity_of, open_key
@@ -180,11 +180,20 @@ def _already_there(work: Restoration, recovery_set: RecoverySet) -> Entry | None
 def _unchanged(work: Restoration, recovery_set: RecoverySet, entry: Entry) -> Report:
     manifest = recovery_set.manifest
     before = manifest.evidence.counts() if manifest else {}
-    now = collect(work.access.server, work.database, "counts").counts()
+    try:
+        found = collect(work.access.server, work.database, "counts", lock_timeout=LIVE_LOCK_TIMEOUT)
+    except FiredrillError as error:
+        raise TargetError(
+            f"{recovery_set.name} was restored at {entry.at}, but the database cannot be read now: {error.what}",
+            state="Nothing was changed",
+            todo="`force` restores it once more",
+        ) from error
+    now = found.counts()
+    unread = {table.label for table in found.tables if table.rows is None}
     moved = [
         f"{label} {before.get(label, 0)} -> {now.get(label, 0)}"
         for label in sorted({*before, *now})
-        if before.get(label, 0) != now.get(label, 0)
+        if before.get(label, 0) != now.get(label, 0) and label not in unread
     ]
     with work.access.server.maintenance(work.database) as session:
         previous = current_name(session, entry.live_oid)
@@ -193,6 +202,8 @@ def _unchanged(work: Restoration, recovery_set: RecoverySet, entry: Entry) -> Re
         if moved
         else "; no table has other counts now"
     )
+    if found.unread:
+        since += f"; rows are not known for {', '.join(found.unread[:10])}"
     if not manifest or manifest.evidence.level == "none":
         since = "; the set has no evidence that would show what was written since"
     if recovery_set.locked:

@@ -53,8 +53,11 @@ def _base(database: str, suffix: str) -> str:
 
 
 @contextmanager
-def _emptied(access: Access, oid: int, place: str) -> Iterator[None]:
-    """Ends every session of one database from another one, `place`, again and again while the block runs."""
+def _emptied(access: Access, oids: list[int], place: str) -> Iterator[None]:
+    """Ends every session of databases from another one, `place`, again and again while the block runs.
+
+    Whatever is connected is in the way of a new name, background workers of extensions and replication too.
+    """
     gate = threading.Event()
     session = access.server.connect(place)
 
@@ -63,8 +66,8 @@ def _emptied(access: Access, oid: int, place: str) -> Iterator[None]:
             try:
                 session.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE datid = %s AND backend_type = 'client backend'",
-                    oid,
+                    " WHERE datid = ANY(%s::oid[])",
+                    oids,
                 )
             except FiredrillError:
                 return
@@ -84,19 +87,20 @@ def _emptied(access: Access, oid: int, place: str) -> Iterator[None]:
 def exchange(access: Access, session: Session, *, live: str, aside: str, incoming: str) -> None:
     """Renames `live` to `aside` and `incoming` to `live`: both or neither.
 
-    :raises TargetError: sessions of `live` could not be ended in time; nothing was renamed.
+    :raises TargetError: sessions of the two could not be ended in time; nothing was renamed.
     """
-    oid = database_oid(session, live)
-    if oid is None:
-        session.execute(composed("ALTER DATABASE {} RENAME TO {}", incoming, live))
-        return
-    with _emptied(access, oid, session.database):
+    found = [database_oid(session, name) for name in (live, incoming)]
+    oids = [oid for oid in found if oid is not None]
+    renames = [composed("ALTER DATABASE {} RENAME TO {}", incoming, live)]
+    if found[0] is not None:
+        renames.insert(0, composed("ALTER DATABASE {} RENAME TO {}", live, aside))
+    with _emptied(access, oids, session.database):
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with session.transaction():
                     session.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-                    session.execute(composed("ALTER DATABASE {} RENAME TO {}", live, aside))
-                    session.execute(composed("ALTER DATABASE {} RENAME TO {}", incoming, live))
+                    for rename in renames:
+                        session.execute(rename)
                 return
             except ServerError as error:
                 # 55006: somebody is connected; 55P03: the lock was not to be had in time.
