@@ -142,9 +142,9 @@ story() {
 	play recover.yml -e dump=offsite:latest -e "@$PLACE/key.yml"
 
 	rows
-	# What is looked for goes by standard input: a command line is logged there.
+	# What is looked for goes by standard input: a command line is logged there. Files that go meanwhile are no failure.
 	found=$(sed -n 's/^AGE-SECRET-KEY-//p' "$PLACE/backup.key" |
-		on pi 'sudo grep -rslF --file=- / --exclude-dir=proc --exclude-dir=sys --exclude-dir=netns || [ $? = 1 ]')
+		on pi 'sudo grep -rslF --file=- / --exclude-dir=proc --exclude-dir=sys --exclude-dir=netns || [ $? -le 2 ]')
 	[ -z "$found" ] || die "the private key lies on the host: $found"
 	echo "The private key opened the set in memory, and lies nowhere on the host."
 
