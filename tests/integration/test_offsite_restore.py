@@ -129,7 +129,8 @@ class Host:
             env={**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"},
         )
         assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout
+        # Ansible breaks long lines.
+        return " ".join(done.stdout.split())
 
     def downloads(self) -> list[str]:
         return [path.name for path in self.sets.glob(".offsite-*")]
