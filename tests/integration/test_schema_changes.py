@@ -109,11 +109,12 @@ def test_a_change_that_waits_for_the_dump_does_not_stop_the_evidence(
 def test_a_signal_ends_a_backup_whose_evidence_takes_long_and_its_sessions(
     postgres: Postgres, database: str, sets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading = threading.Event()
+    reading, was_read = threading.Event(), threading.Event()
 
     def read_for_ever(session: Session, table: TableEvidence, unused_level: str) -> TableEvidence:
         reading.set()
-        session.execute("SELECT pg_sleep(86400)")
+        session.execute(f"SELECT pg_sleep({_FOR_EVER_S})")
+        was_read.set()
         return table
 
     def progress(phase: str, unused_done: int, unused_total: int) -> None:
@@ -124,6 +125,7 @@ def test_a_signal_ends_a_backup_whose_evidence_takes_long_and_its_sessions(
     monkeypatch.setattr(evidence_room, "read_table", read_for_ever)
     with pytest.raises(InterruptedRun, match="SIGTERM"):
         postgres.backup(sets, database, progress, globals=False)
+    assert not was_read.is_set()
     sessions = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
     await_that(lambda: postgres.sql(sessions) == "0", "no session of ours is left")
     assert list(sets.iterdir()) == []
