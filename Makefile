@@ -11,8 +11,8 @@ SHELL := bash
 FIREDRILL_TEST_IMAGES ?= firedrill-test/postgres:15 firedrill-test/postgres:17
 export FIREDRILL_TEST_IMAGES
 
-# The tests of one version do not wait for those of the other.
-WORKERS ?= 2
+# More than there are processors: much of a test is to wait for a server.
+WORKERS ?= 3
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
