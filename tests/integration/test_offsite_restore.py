@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -31,6 +30,8 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run imp
 
 pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
+#: Runs a command that finds the files of a directory in /usr/local/bin, and nobody else does.
+INSTALLED = 'mount -t overlay -o "lowerdir=$0:/usr/local/bin" overlay /usr/local/bin; exec "$@"'
 ROWS = "SELECT count(*), sum(id) FROM t"
 
 
@@ -115,18 +116,22 @@ class Host:
         given = {"ansible_python_interpreter": sys.executable}
         play = {"hosts": "localhost", "gather_facts": False, "vars": given, "tasks": list(tasks)}
         book.write_text(yaml.safe_dump([{**play, "connection": "local"}]))
+        ansible = (str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,")
         done = subprocess.run(
             [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                "-i",
-                "localhost,",
+                "unshare",
+                "--mount",
+                "sh",
+                "-ec",
+                INSTALLED,
+                str(command.parent),
+                *ansible,
                 str(book),
             ],
             check=False,
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"},
         )
         assert done.returncode == status, done.stdout + done.stderr
         # Ansible breaks long lines.
