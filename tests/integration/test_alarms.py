@@ -106,7 +106,7 @@ def settings(
     path = tmp_path / "config.yml"
     path.touch(mode=0o600)
     path.write_text(json.dumps(content))
-    (tmp_path / "schedule.yml").write_text('backup: "00:00"\n')
+    (tmp_path / "schedule.yml").write_text('backup: "00:00"\ndrill: {day: 1, time: "00:00"}\n')
     return path
 
 
@@ -189,7 +189,7 @@ def test_what_could_not_be_delivered_is_said_here_and_delivered_later(
     assert "The message was not delivered" in done.stderr
     assert "a message could not be delivered since" in firedrill(settings, "status").stderr
     receiver.start()
-    assert firedrill(settings, "due").returncode == 0
+    assert firedrill(settings, "prune").returncode == 0
     pings, messages = receiver.take()
     # Of the success; that it began is no news any more.
     assert pings == [""]
@@ -197,7 +197,7 @@ def test_what_could_not_be_delivered_is_said_here_and_delivered_later(
     assert "no drill has been held" in message
     assert "could not be delivered" not in message
     assert "could not be delivered" not in firedrill(settings, "status").stderr
-    firedrill(settings, "due")
+    firedrill(settings, "prune")
     assert receiver.take() == ([], [])
 
 
