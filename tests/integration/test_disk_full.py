@@ -21,7 +21,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
     RefusedError,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
 _DISK_MB = 100
 _TABLE_MB = 25
@@ -142,7 +142,6 @@ def test_replace_needs_no_room_for_two_copies(small):
     assert small.names() == ["shop"]
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_up_in_a_replace_brings_back_what_was_there(small, monkeypatch):
     monkeypatch.setattr(preflight, "_ROOM_FACTOR", 0)
     small.server.sql("TRUNCATE bulk; INSERT INTO bulk (body) VALUES ('the last row')", "shop")

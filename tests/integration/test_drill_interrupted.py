@@ -30,7 +30,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill i
     drill,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
 #: In a throwaway server, which runs without fsync, the load of the set never ends.
 _ENDLESS = """

@@ -18,7 +18,7 @@ from servers import IMAGES, ROOT, Postgres, own_containers
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import read_log
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 BUSY = 7
 

@@ -42,7 +42,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
 
-pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
 #: Enough that pg_dump still has most of it to send when the first bytes arrive.
 MEGABYTES = 12
@@ -356,7 +356,6 @@ print(report.details["bytes"], re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/sel
 """
 
 
-@pytest.mark.slow
 def test_memory_stays_small_and_does_not_grow_with_the_database(
     postgres: Postgres, sets: Path
 ) -> None:

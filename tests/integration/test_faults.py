@@ -42,7 +42,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.settlin
     settle_interrupted,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,6 @@ def test_a_killed_pg_restore_is_reported_and_nothing_is_lost(scene):
     assert own_containers(process.pid) == []
 
 
-@pytest.mark.slow
 def test_a_database_container_killed_in_a_load_is_named_and_the_next_run_clears_up(
     own_postgres, tmp_path
 ):
@@ -237,7 +236,6 @@ def test_the_safety_dump_of_a_killed_replace_brings_data_and_properties_back(hal
     assert properties == "44|the shop|{work_mem=7MB}"
 
 
-@pytest.mark.slow
 def test_a_failed_attempt_after_a_killed_replace_does_not_make_the_remains_good(half_replaced):
     scene = half_replaced
     safety = safety_set(scene)

@@ -15,7 +15,7 @@ import pytest
 from restoring import PROPERTIES, Names, logs_in, properties
 from servers import RICH, Postgres, await_that, docker, remove, start_postgres
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @contextmanager

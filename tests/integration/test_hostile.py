@@ -20,7 +20,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump im
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 def quoted(name: str) -> str:

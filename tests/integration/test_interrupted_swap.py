@@ -31,7 +31,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.settlin
     settle_interrupted,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
 #: Code that makes a process send itself a signal at a moment of its cut-over.
 MOMENTS = {

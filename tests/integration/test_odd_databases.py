@@ -26,7 +26,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import Manifest
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 #: For our own questions: outranks what the tests set for a database.
 PLAIN = "-c statement_timeout=0 -c default_transaction_read_only=off"

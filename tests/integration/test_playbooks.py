@@ -17,7 +17,7 @@ import pytest
 from far_ends import LOCAL, free_port
 from servers import ROOT
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 #: What provisioning asks for, all of it right.
 RIGHT: dict[str, Any] = {

@@ -21,7 +21,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
     Target,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
 FAILING = (SqlScript(sql="SELECT 1 / 0"),)
 

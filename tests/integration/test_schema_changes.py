@@ -38,7 +38,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run imp
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.server import Session
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 _TABLES = """
 CREATE SEQUENCE loose START 40;
