@@ -21,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 # The engine reads /proc/<pid>/root of the database's container: that takes root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 
-STAGES := lint types unit sanity ansible-lint docs-lint package integration molecule pi demo-test
+STAGES := lint types unit sanity ansible-lint docs-lint package integration molecule demo-test
 
 .PHONY: help
 help:
@@ -29,8 +29,7 @@ help:
 	@echo "make demo-fire    the whole loop on hosts of its own: encrypted copies, the host destroyed, recovered"
 	@echo "make demo-clean   remove what the demo made"
 	@echo "make test         set up and run the tests"
-	@echo "make pi           of these: two whole hosts from blank to recovered"
-	@echo "make molecule-all more of them: a blank host for each role that sets one up, and demo-fire"
+	@echo "make molecule-all those with whole hosts: one for each role, two from blank to recovered, and demo-fire"
 	@echo "make check        lint, types, unit tests and one pass on PostgreSQL 17: a few minutes"
 	@echo "make bench        compare with plain pg_dump and pg_restore; prints a table"
 	@echo "make setup        only the set-up: system packages, .venv, Docker engine"
@@ -130,7 +129,7 @@ pi: dev engine
 # One after the other: each has a host with an engine of its own.
 .PHONY: molecule-all
 molecule-all: dev engine
-	@tools/stages.sh role-docker_host role-engine role-schedule role-app_stack demo-fire
+	@tools/stages.sh role-docker_host role-engine role-schedule role-app_stack pi demo-fire
 
 role-%: dev engine
 	FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 $(ROOT) tools/test-images.sh
