@@ -22,6 +22,10 @@ options:
         at an offsite target, whose description is in them.
     type: path
     default: /etc/firedrill/config.yml
+"""
+
+    LOADING = r"""
+options:
   jobs:
     description:
       - How many connections load the data at once; V(0) means one for each processor of the host.

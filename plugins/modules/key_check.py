@@ -14,6 +14,7 @@ description:
   - Notes on the host when that was and with which key, by its public part. C(firedrill status) warns when it is too long ago.
 extends_documentation_fragment:
   - firedrill.postgres.target
+  - firedrill.postgres.sets
   - firedrill.postgres.identity
 attributes:
   check_mode:
@@ -29,21 +30,9 @@ attributes:
 options:
   src:
     description:
-      - Which set is opened, named as for O(firedrill.postgres.pg_restore_container#module:src). It has to lie on the host, not
-        at an offsite target.
+      - Which set is opened, named as for O(firedrill.postgres.pg_restore_container#module:src).
     type: str
     default: latest
-  backup_dir:
-    description:
-      - Directory of the recovery sets on the host, the O(firedrill.postgres.pg_dump_container#module:dest) of the dumps.
-    type: path
-    required: true
-  config:
-    description:
-      - The settings of the C(firedrill) command on the host, which role P(firedrill.postgres.engine#role) writes. Only read for a set
-        at an offsite target, whose description is in them.
-    type: path
-    default: /etc/firedrill/config.yml
 seealso:
   - module: firedrill.postgres.pg_dump_container
   - module: firedrill.postgres.restore_drill

@@ -19,6 +19,7 @@ description:
 extends_documentation_fragment:
   - firedrill.postgres.target
   - firedrill.postgres.sets
+  - firedrill.postgres.sets.loading
   - firedrill.postgres.identity
 attributes:
   check_mode:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from restoring import Shop, stock_shop
 from servers import IMAGES, RICH, Postgres, remove, start_postgres
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.containers import (
@@ -81,3 +82,15 @@ def clean_up_after() -> Iterator[None]:
 def rich(postgres: Postgres) -> str:
     """The name of a database with tables of many kinds."""
     return postgres.create(content=RICH)
+
+
+@pytest.fixture(scope="module")
+def stock(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Shop]:
+    """Makes shops that are equal, each in a directory, from one set."""
+    return stock_shop(postgres, tmp_path_factory.mktemp("stock") / "any", globals=False)
+
+
+@pytest.fixture
+def shop(stock: Callable[[Path], Shop], tmp_path: Path) -> Shop:
+    """A database with a set of it."""
+    return stock(tmp_path)

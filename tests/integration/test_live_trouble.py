@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psycopg2
 import psycopg2.extras
 import pytest
-from restoring import Shop, readable, stock_shop
-from servers import Postgres, await_that, docker, own_containers
+from restoring import Shop, readable
+from servers import await_that, docker, own_containers
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     FiredrillError,
@@ -31,16 +30,6 @@ SELECT datconnlimit, datdba::regrole, shobj_description(d.oid, 'pg_database'), a
   FROM pg_database d LEFT JOIN pg_db_role_setting s ON s.setdatabase = d.oid
  WHERE datname = '{}' GROUP BY 1, 2, 3
 """
-
-
-@pytest.fixture(scope="module")
-def stock(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Shop]:
-    return stock_shop(postgres, tmp_path_factory.mktemp("stock") / "any", globals=False)
-
-
-@pytest.fixture
-def shop(stock: Callable[[Path], Shop], tmp_path: Path) -> Shop:
-    return stock(tmp_path)
 
 
 @contextlib.contextmanager

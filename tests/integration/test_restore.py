@@ -25,11 +25,6 @@ def stock(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return stock_shop(postgres, tmp_path_factory.mktemp("stock") / "any")
 
 
-@pytest.fixture
-def shop(stock: Callable[[Path], Shop], tmp_path: Path) -> Shop:
-    return stock(tmp_path)
-
-
 def kept_names(shop: Shop) -> list[str]:
     """Databases beside the live one that a restore made or kept."""
     return [name for name in shop.server.names() if name.startswith(f"{shop.database}_")]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from restoring import Shop, contents, readable, runs, start_app, started_at, stock_shop
-from servers import Postgres, own_containers, remove
+from restoring import Shop, contents, readable, runs, start_app, started_at
+from servers import own_containers, remove
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     FiredrillError,
@@ -21,11 +21,6 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rollback import roll_back
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def stock(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Shop]:
-    return stock_shop(postgres, tmp_path_factory.mktemp("stock") / "any", globals=False)
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import psycopg2
 import pytest
-from restoring import Shop, contents, readable, stock_shop
+from restoring import Shop, contents, readable
 from servers import RICH, ROOT, Postgres, docker, own_containers, remove, start_postgres
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import swap
@@ -29,16 +29,6 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rollback import roll_back
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def stock(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Shop]:
-    return stock_shop(postgres, tmp_path_factory.mktemp("stock") / "any", globals=False)
-
-
-@pytest.fixture
-def shop(stock: Callable[[Path], Shop], tmp_path: Path) -> Shop:
-    return stock(tmp_path)
 
 
 # -- clients ---------------------------------------------------------------------------------------
