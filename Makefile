@@ -7,12 +7,17 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-# The images of the integration tests; official ones do as well: FIREDRILL_TEST_IMAGES="postgres:17 postgres:16-alpine"
+# The images of the integration tests; firedrill-test/postgres:13 and :18 can be built too, and official ones do as well:
+# FIREDRILL_TEST_IMAGES="postgres:17 postgres:16-alpine"
 FIREDRILL_TEST_IMAGES ?= firedrill-test/postgres:15 firedrill-test/postgres:17
 export FIREDRILL_TEST_IMAGES
 
 # More than there are processors: much of a test is to wait for a server.
 WORKERS ?= 3
+
+# In the order of their names: pytest-xdist would begin with the files of many tests, and end with one worker at the
+# slow files of few.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -30,7 +35,7 @@ help:
 	@echo "make demo-clean   remove what the demo made"
 	@echo "make test         set up and run the tests"
 	@echo "make molecule-all those with whole hosts: one for each role, two from blank to recovered, and demo-fire"
-	@echo "make check        lint, types, unit tests and one pass on PostgreSQL 17: ten minutes"
+	@echo "make check        lint, types, unit tests and one pass on PostgreSQL 17: five minutes"
 	@echo "make bench        compare with plain pg_dump and pg_restore; prints a table"
 	@echo "make setup        only the set-up: system packages, .venv, Docker engine"
 	@echo "make images       build the images of the tests and the demo"
@@ -92,7 +97,7 @@ types: dev
 	mypy | sed 's#^\.ansible/collections/ansible_collections/firedrill/postgres/##'
 
 unit: dev
-	pytest -q -p no:cacheprovider tests/unit
+	pytest -q -p no:cacheprovider -n auto tests/unit
 
 sanity: dev
 	tools/sanity.sh
@@ -102,8 +107,8 @@ ansible-lint: dev
 
 docs-lint: dev
 	antsibull-docs lint-collection-docs --plugin-docs .
-	tools/promtool.sh check rules monitoring/alerts.yml
-	tools/promtool.sh test rules monitoring/alerts_test.yml
+	tools/prometheus.sh promtool check rules monitoring/alerts.yml
+	tools/prometheus.sh promtool test rules monitoring/alerts_test.yml
 
 package: dev
 	tools/collection.sh check
@@ -111,11 +116,11 @@ package: dev
 .PHONY: integration integration-quick molecule pi demo-test
 integration: dev engine
 	$(ROOT) tools/test-images.sh
-	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile --durations 10 -ra tests/integration
+	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) $(BY_FILE) --durations 10 -ra tests/integration
 
 integration-quick: dev engine
 	$(ROOT) tools/test-images.sh
-	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) -m 'not slow' tests/integration
+	$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) $(BY_FILE) -m 'not slow' tests/integration
 
 molecule: dev engine
 	FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 $(ROOT) tools/test-images.sh
@@ -126,10 +131,14 @@ pi: dev engine
 	$(ROOT) tools/test-images.sh
 	$(ROOT) $(BIN)/molecule test -s pi
 
-# One after the other: each has a host with an engine of its own.
-.PHONY: molecule-all
-molecule-all: dev engine
-	@tools/stages.sh role-docker_host role-engine role-schedule role-app_stack pi demo-fire
+# `pi` mostly waits for the clock, so the others run beside it: one after the other, each has hosts with engines of
+# their own.
+.PHONY: molecule-all host-stages
+molecule-all: dev images
+	@$(MAKE) --no-print-directory -j2 --output-sync=target pi host-stages
+
+host-stages:
+	@MAKEFLAGS= tools/stages.sh role-docker_host role-engine role-schedule role-app_stack demo-fire
 
 role-%: dev engine
 	FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 $(ROOT) tools/test-images.sh

@@ -17,10 +17,11 @@ import sys
 import threading
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Callable
 
 from servers import await_that
 
@@ -45,10 +46,18 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def running(command: list[str], port: int, log: Path) -> Iterator[None]:
+def running(
+    command: list[str], port: int, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """A server for as long as the block lasts."""
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )
     try:
         await_that(
             lambda: process.poll() is not None or answers(port), f"{command[0]} listens", 120
@@ -117,6 +126,40 @@ def s3_server(home: Path) -> Iterator[S3]:
     moto = str(Path(sys.executable).with_name("moto_server"))
     with running([moto, "-H", LOCAL, "-p", str(port)], port, home / "s3.log"):
         yield S3(port)
+
+
+# -- WebDAV ----------------------------------------------------------------------------------------
+
+
+def obscured(secret: str) -> str:
+    """A password as rclone wants it in its settings."""
+    command = ["rclone", "obscure", "-"]
+    done = subprocess.run(command, input=secret, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@contextmanager
+def webdav_server(home: Path, secret: str) -> Iterator[Callable[[str], RcloneTarget]]:
+    """A server of files in `home`; it gives the target of one who believes that to be the password."""
+    port = free_port()
+    (home / "dav").mkdir()
+    command = ["rclone", "serve", "webdav", str(home / "dav"), "--addr", f"{LOCAL}:{port}"]
+    # Where they cannot be seen; rclone takes every option from there too.
+    login = {"RCLONE_USER": "shop", "RCLONE_PASS": secret}
+
+    def target(password: str) -> RcloneTarget:
+        settings = {
+            "type": "webdav",
+            "url": f"http://{LOCAL}:{port}",
+            "vendor": "other",
+            "user": "shop",
+            "pass": obscured(password),
+        }
+        path = rclone_config(home / f"{uuid.uuid4().hex}.conf", settings)
+        return RcloneTarget("dav", "far:", path)
+
+    with running(command, port, home / "dav.log", login):
+        yield target
 
 
 # -- SSH -------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.filenames import CIPHERS
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import (
     FileEntry,
@@ -28,7 +27,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
     TableEvidence,
     iso,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import append_json
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import (
+    LOG_NAME,
+    append_json,
+)
 
 #: Words of the content, none of which an encrypted set may show.
 SECRETS = (

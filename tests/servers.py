@@ -7,14 +7,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from docker import APIClient, from_env
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import (
     BackupRequest,
@@ -28,6 +31,8 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.restore
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import (
     RUNTIME_DIRECTORY,
     Progress,
+    owner_lives,
+    owner_mark,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +52,11 @@ def docker(*arguments: str, stdin: str | None = None, check: bool = True) -> str
     return done.stdout.strip()
 
 
+@functools.cache
+def _engine() -> APIClient:
+    return from_env().api
+
+
 @dataclass
 class Postgres:
     """A running PostgreSQL container of the tests."""
@@ -62,31 +72,57 @@ class Postgres:
     def sql(
         self, text: str, database: str = "postgres", user: str = "postgres", options: str = ""
     ) -> str:
-        """Plays SQL with psql in the container; returns unaligned rows.
+        """Plays SQL with the container's psql; returns unaligned rows.
 
         :param options: startup options, which outrank what was set for the database or the role.
         """
-        command = ["exec", "-i", "-e", f"PGOPTIONS={options}", self.name, "psql", "-XqAt"]
-        command += ["-v", "ON_ERROR_STOP=1", "-U", user]
-        return docker(*command, "-d", _conninfo(database), stdin=text)
+        command, environment = self._psql(database, user)
+        done = subprocess.run(
+            command,
+            input=text,
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**environment, "PGOPTIONS": options},
+        )
+        if done.returncode:
+            raise AssertionError(f"psql in {self.name}: {done.stderr.strip()}")
+        return done.stdout.strip()
 
     def sql_beside(
         self, text: str, database: str = "postgres", user: str = "postgres"
     ) -> subprocess.Popen[str]:
         """Plays SQL in a session of its own while the test goes on; whoever calls waits for its end."""
-        command = ["docker", "exec", "-i", self.name, "psql", "-XqAt", "-v", "ON_ERROR_STOP=1"]
+        command, environment = self._psql(database, user)
         process = subprocess.Popen(
-            [*command, "-U", user, "-d", _conninfo(database)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=environment,
         )
         assert process.stdin
         process.stdin.write(text)
         process.stdin.close()
         process.stdin = None
         return process
+
+    def _psql(self, database: str, user: str) -> tuple[list[str], dict[str, str]]:
+        """The command line of psql in the container's files, and the container's environment.
+
+        It takes a fifth of the time of `docker exec`, and tests ask a server hundreds of times.
+        """
+        shown = _engine().inspect_container(self.name)
+        if not shown["State"]["Running"]:
+            raise AssertionError(f"{self.name} does not run")
+        environment = dict(entry.split("=", 1) for entry in shown["Config"]["Env"])
+        # Before Debian's wrapper of the same name.
+        own = f"/usr/lib/postgresql/{environment.get('PG_MAJOR')}/bin"
+        environment["PATH"] = f"{own}:{environment['PATH']}"
+        command = ["chroot", f"/proc/{shown['State']['Pid']}/root", "psql", "-XqAt"]
+        command += ["-v", "ON_ERROR_STOP=1", "-U", user, "-d", _conninfo(database)]
+        return command, environment
 
     def pg_restore(self, archive: Path, *arguments: str) -> str:
         """What pg_restore prints of an archive; as a script (`-f -`) it reads all of it."""
@@ -181,13 +217,20 @@ def own_volumes(pid: int | None = None) -> list[str]:
 
 def own_directories(pid: int | None = None) -> list[Path]:
     """The private directories that runs of process `pid` have; by default of this process."""
-    found = []
+    return [path for path, mark in _directories() if mark.split("/")[1] == str(pid or os.getpid())]
+
+
+def own_and_dead_directories() -> list[Path]:
+    """The private directories of runs of this process, and of processes that were killed."""
+    return [path for path, mark in _directories() if mark == owner_mark() or not owner_lives(mark)]
+
+
+def _directories() -> Iterator[tuple[Path, str]]:
+    """The private directories of runs, each with its owner's mark."""
     for mark in RUNTIME_DIRECTORY.glob("*/owner"):
         # Another run may be removing its own at this moment.
         with contextlib.suppress(FileNotFoundError):
-            if mark.read_text().split("/")[1] == str(pid or os.getpid()):
-                found.append(mark.parent)
-    return found
+            yield mark.parent, mark.read_text()
 
 
 def _owned(pid: int | None, *listing: str) -> list[str]:

@@ -67,7 +67,10 @@ def offsite_files(targets: Any) -> list[dict[str, str]]:
 
 
 def with_files(targets: Any) -> Any:
-    """The targets as the file of settings has them: with the names of files in the place of texts."""
+    """The targets as the file of settings has them: with the names of files in the place of texts.
+
+    Of rclone only its configuration is a setting; the other files are for that to name.
+    """
     if not isinstance(targets, dict):
         return targets
     found: dict[str, Any] = {}
@@ -77,7 +80,9 @@ def with_files(targets: Any) -> Any:
             for text, setting, end in TEXTS:
                 if text in found[name]:
                     rest = {key: value for key, value in found[name].items() if key != text}
-                    found[name] = {**rest, setting: f"{DIRECTORY}/{name}{end}"}
+                    is_setting = text == "config" or target.get("type") != "rclone"
+                    more = {setting: f"{DIRECTORY}/{name}{end}"} if is_setting else {}
+                    found[name] = {**rest, **more}
     return found
 
 

@@ -144,8 +144,10 @@ def failure_of(error: FiredrillError) -> Params:
 
 
 def _word(error: FiredrillError) -> str:
-    """`InterruptedRun` as `interrupted`, `SetError` as `set`."""
-    return re.sub(r"(Error|Run)$", "", type(error).__name__).lower()
+    """`InterruptedRun` as `interrupted`, `SetError` and what is one as `set`."""
+    kinds = [kind for kind in type(error).__mro__ if issubclass(kind, FiredrillError)]
+    # The last is FiredrillError itself.
+    return re.sub(r"(Error|Run)$", "", kinds[max(0, len(kinds) - 2)].__name__).lower()
 
 
 def _internal(error: Exception) -> str:

@@ -176,7 +176,7 @@ rows:
     public.jobs: 1200
     public.users: 42
 total_rows:
-  description: Rows of all tables together, also of a dump that is encrypted; null when they were not counted.
+  description: Rows of all tables together, also of a dump that is encrypted; null when they were not counted and there are some.
   returned: when a set was made
   type: int
   sample: 1242

@@ -107,6 +107,7 @@ options:
     description:
       - Whether the database that was swapped out is kept as C(<database>_before_<time>), which makes
         O(state=rolled_back) possible.
+      - With O(fresh_cluster=true) one that holds data is always kept.
     type: bool
     default: true
   safety_dump:
@@ -129,13 +130,16 @@ options:
   restore_superusers:
     description:
       - Whether roles that are missing on the server may be created with C(SUPERUSER), C(REPLICATION) or C(BYPASSRLS).
-      - An existing role is never altered, whatever this option says, unless O(fresh_cluster=true).
+      - The attributes and the password of an existing role are never altered, whatever this option says, unless
+        O(fresh_cluster=true). It becomes a member of a role that is created here if it is one in the set, with a warning.
     type: bool
     default: false
   fresh_cluster:
     description:
-      - Whether the cluster was initialised just now, for this restore, as that of a new container on a blank host. Nothing that
-        is in it already has to be kept.
+      - Whether the cluster was initialised just now, for this restore, as that of a new container on a blank host.
+      - A database that is there already and holds no data (no row of a table or materialized view, no large object) may be
+        dropped. One that holds some is kept as C(<database>_before_<time>), even with O(keep_previous=false), and a warning says
+        so; O(method) is V(swap), whatever it says.
       - The database gets the properties that it has in the set (owner, encoding and locale, grants, settings, connection limit and
         comment), also where the container's start has made it already. Otherwise they are those of the live database.
       - All roles of the set are created, not only those that the database needs.

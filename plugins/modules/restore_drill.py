@@ -227,13 +227,15 @@ action:
   sample: drill
 verdict:
   description:
-    - V(pass) means that everything was checked and is as promised.
+    - V(pass) means that everything was checked and is as promised. RV(not_compared) lists what never is compared, as the contents of
+      materialized views.
     - V(backup_bad) means that the set does not give back what it should, that an assertion is not true of it, or that it is
       older than O(freshness) allows.
     - V(environment) means that the host did not let the drill happen, that a check could not be asked, or that the application did
       not answer as expected, which says nothing about the set.
     - V(partial) means that nothing was wrong, but something was not checked; O(http_checks) without an application do not count.
-    - V(not_tested) means that nothing was checked.
+    - V(not_tested) means that nothing was checked. The records say it as well of a drill that a signal or the time limit ended, with
+      which the task fails.
   returned: when a drill was made
   type: str
   sample: pass
@@ -269,7 +271,9 @@ checks:
       returned: always
       sample: equal
     status:
-      description: V(ok), V(failed), V(error) when it could not be asked, or V(skipped).
+      description:
+        - V(ok), V(failed), V(error) when it could not be asked, V(skipped), or V(partial) when a table or the large objects could
+          not be read.
       type: str
       returned: always
       sample: ok

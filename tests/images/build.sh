@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Builds the images of the tests and of the demo from Debian's packages, where
-# no image can be pulled. Usage: build.sh [TARGET ...]   (default: all)
+# no image can be pulled. Usage: build.sh [TARGET ...]   (default: all but 13 and 18)
 #
+#   13            firedrill-test/postgres:13   bullseye   like the official postgres:13
 #   15            firedrill-test/postgres:15   bookworm   like the official postgres:15
 #   17            firedrill-test/postgres:17   trixie     like the official postgres:17
+#   18            firedrill-test/postgres:18   forky      like the official postgres:18
 #   app           firedrill-test/app:1         trixie     python3 and psycopg2
 #   pi-trixie     firedrill-test/pi:trixie     trixie     a host: systemd, sshd, the user pi;
 #   pi-bookworm   firedrill-test/pi:bookworm   bookworm   tests/pi.sh starts it
@@ -17,7 +19,9 @@ set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 LABEL=firedrill.inputs
-ALL=(15 17 app pi-trixie pi-bookworm)
+DEFAULT=(15 17 app pi-trixie pi-bookworm)
+# The oldest and the newest server: forky still moves, so the everyday tests do not depend on it.
+ALL=(13 18 "${DEFAULT[@]}")
 
 say() { printf 'images: %s\n' "$*"; }
 
@@ -34,6 +38,25 @@ image_of() {
 	esac
 }
 
+# The release of Debian that has this major version.
+suite_of() {
+	case $1 in
+	13) echo bullseye ;;
+	15) echo bookworm ;;
+	17) echo trixie ;;
+	18) echo forky ;;
+	esac
+}
+
+# Where the data lies: from 18 on a volume holds the data of more than one major version.
+data_of() {
+	if (($1 < 18)); then
+		echo /var/lib/postgresql/data /var/lib/postgresql/data
+	else
+		echo "/var/lib/postgresql/$1/docker" /var/lib/postgresql
+	fi
+}
+
 # What went into an image: whoever changes one kind does not build the others anew.
 inputs_hash() {
 	local kind=postgres files=("$HERE/docker-entrypoint.sh")
@@ -44,6 +67,7 @@ inputs_hash() {
 	{
 		printf '%s %s\n' "$1" "${FIREDRILL_DEBIAN_MIRROR:-}"
 		declare -f build bootstrap "bootstrap_$kind" "import_$kind" tag_with_stop_signal
+		[[ $kind != postgres ]] || echo "$(suite_of "$1") $(data_of "$1")"
 		cat "${files[@]}" </dev/null
 	} | sha256sum | cut -d' ' -f1
 }
@@ -72,7 +96,6 @@ bootstrap() {
 		--dpkgopt='path-exclude=/usr/share/man/*' \
 		--dpkgopt='path-exclude=/usr/share/info/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' \
-		--dpkgopt='path-include=/usr/share/locale/locale.alias' \
 		--dpkgopt='path-exclude=/usr/lib/postgresql/*/lib/bitcode/*' \
 		--dpkgopt='path-exclude=/usr/lib/postgresql/*/lib/llvmjit*' \
 		--dpkgopt='path-exclude=/usr/lib/*/libLLVM*' \
@@ -98,7 +121,7 @@ bootstrap_postgres() {
 		--essential-hook='echo "postgres:x:999:" >>"$1/etc/group"' \
 		--essential-hook='mkdir -p "$1/etc/postgresql-common"' \
 		--essential-hook='echo "create_main_cluster = false" >"$1/etc/postgresql-common/createcluster.conf"' \
-		--customize-hook='chroot "$1" localedef -i en_US -c -f UTF-8 -A /usr/share/locale/locale.alias en_US.UTF-8' \
+		--customize-hook='chroot "$1" localedef -i en_US -c -f UTF-8 en_US.UTF-8' \
 		--customize-hook="sed -i \"s/^#*listen_addresses = .*/listen_addresses = '*'/\" \"\$1/usr/share/postgresql/$major/postgresql.conf.sample\"" \
 		--customize-hook="grep -q \"^listen_addresses = '[*]'\" \"\$1/usr/share/postgresql/$major/postgresql.conf.sample\"" \
 		--customize-hook='rm -rf "$1/usr/share/i18n" "$1/etc/ssl/private/ssl-cert-snakeoil.key" "$1/etc/ssl/certs/ssl-cert-snakeoil.pem"' \
@@ -130,13 +153,14 @@ bootstrap_pi() {
 }
 
 import_postgres() {
-	local major=$2
+	local major=$2 data volume
+	read -r data volume < <(data_of "$major")
 	docker import \
 		--change "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/$major/bin" \
 		--change 'ENV LANG=en_US.utf8' \
 		--change "ENV PG_MAJOR=$major" \
-		--change 'ENV PGDATA=/var/lib/postgresql/data' \
-		--change 'VOLUME /var/lib/postgresql/data' \
+		--change "ENV PGDATA=$data" \
+		--change "VOLUME $volume" \
 		--change 'EXPOSE 5432' \
 		--change 'ENTRYPOINT ["docker-entrypoint.sh"]' \
 		--change 'CMD ["postgres"]' \
@@ -191,10 +215,9 @@ build() {
 	install_mmdebstrap
 	say "$image: installing Debian's packages (about a minute)"
 	case $target in
-	15) bootstrap_postgres "$tar" 15 bookworm ;;
-	17) bootstrap_postgres "$tar" 17 trixie ;;
 	app) bootstrap_app "$tar" ;;
 	pi-*) bootstrap_pi "$tar" "${target#pi-}" ;;
+	*) bootstrap_postgres "$tar" "$target" "$(suite_of "$target")" ;;
 	esac
 	say "$image: importing"
 	case $target in
@@ -218,7 +241,7 @@ build() {
 main() {
 	local target hash
 	local -a targets=("$@")
-	((${#targets[@]})) || targets=("${ALL[@]}")
+	((${#targets[@]})) || targets=("${DEFAULT[@]}")
 	for target in "${targets[@]}"; do
 		[[ " ${ALL[*]} " == *" $target "* ]] || die "no such image: $target (there are ${ALL[*]})"
 	done

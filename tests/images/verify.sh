@@ -79,10 +79,14 @@ write_inputs() {
 	echo 'ignored' >"$init/4.txt"
 }
 
+major() { run "$IMAGE" sh -c 'echo "$PG_MAJOR"'; }
+
 verify_image() {
 	promise 'entry point' '[docker-entrypoint.sh]' config '{{.Config.Entrypoint}}'
 	promise 'command' '[postgres]' config '{{.Config.Cmd}}'
-	promise 'volume' 'map[/var/lib/postgresql/data:{}]' config '{{.Config.Volumes}}'
+	local volume=/var/lib/postgresql/data
+	(($(major) < 18)) || volume=/var/lib/postgresql
+	promise 'volume' "map[$volume:{}]" config '{{.Config.Volumes}}'
 	promise 'port' 'map[5432/tcp:{}]' config '{{.Config.ExposedPorts}}'
 	promise 'stop signal' SIGINT config '{{.Config.StopSignal}}'
 	promise 'other commands run as they are' root run "$IMAGE" id -un
@@ -111,7 +115,7 @@ verify_server() {
 	promise 'contrib is there' 3 \
 		sql "SELECT count(*) FROM pg_available_extensions WHERE name IN ('pgcrypto', 'hstore', 'postgres_fdw')"
 	promise 'pg_hba: the network asks, the inside does not' \
-		'all trust,all trust,all trust,replication trust,replication trust,replication trust,all scram-sha-256' \
+		"all trust,all trust,all trust,replication trust,replication trust,replication trust,all $(sql 'SHOW password_encryption')" \
 		sql "SELECT string_agg(database[1] || ' ' || auth_method, ',' ORDER BY line_number) FROM pg_hba_file_rules"
 	promise 'the right password by network' 1 by_network "$(cat "$WORK/password")"
 	promise 'a wrong password by network' 0 by_network wrong

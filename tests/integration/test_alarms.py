@@ -9,17 +9,23 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from keys import age_key
+from far_ends import LOCAL, free_port, running
+from keys import age_key, shows
 from servers import ROOT, Postgres, await_that, docker
 
-pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outcomes import BUSY
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import only_one
+
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
 SECRET = "s3cret-part-of-an-address"
+PROMETHEUS = [str(ROOT / "tools" / "prometheus.sh")]
 
 
 class Receiver:
@@ -110,7 +116,7 @@ def settings(
     return path
 
 
-@pytest.fixture(params=["plain", "age"])
+@pytest.fixture(params=["plain", pytest.param("age", marks=pytest.mark.slow)])
 def maybe_encrypted(request: pytest.FixtureRequest, settings: Path) -> None:
     """Whether the sets are encrypted, so that their manifests tell of no table."""
     if request.param == "age":
@@ -131,6 +137,19 @@ def firedrill(settings: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def exported_from(directory: Path) -> str:
+    """What node_exporter makes of the files in a directory."""
+    port = free_port()
+    command = [*PROMETHEUS, "prometheus-node-exporter", f"--web.listen-address={LOCAL}:{port}"]
+    command += ["--collector.disable-defaults", "--collector.textfile"]
+    command.append(f"--collector.textfile.directory={directory}")
+    with (
+        running(command, port, directory / "exporter.log"),
+        urllib.request.urlopen(f"http://{LOCAL}:{port}/metrics", timeout=60) as answer,
+    ):
+        return str(answer.read().decode())
+
+
 def up(server: Postgres) -> None:
     docker("start", server.name)
     await_that(
@@ -138,6 +157,7 @@ def up(server: Postgres) -> None:
     )
 
 
+@pytest.mark.slow
 def test_people_hear_once_of_a_failure_once_of_each_change_and_once_of_the_end(
     settings: Path, own_postgres: Postgres, receiver: Receiver, sets: Path
 ) -> None:
@@ -170,15 +190,30 @@ def test_people_hear_once_of_a_failure_once_of_each_change_and_once_of_the_end(
     assert firedrill(settings, "due").returncode == 0
     assert receiver.take() == ([], [])
     figures = (settings.parent / "firedrill.prom").read_text()
-    promtool = [str(ROOT / "tools" / "promtool.sh"), "check", "metrics"]
+    promtool = [*PROMETHEUS, "promtool", "check", "metrics"]
     checked = subprocess.run(promtool, check=False, input=figures, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    exported = exported_from(settings.parent)
+    assert "node_textfile_scrape_error 0\n" in exported
+    assert 'firedrill_problems{database="shop",name="shop"} 0\n' in exported
     assert 'firedrill_problems{name="shop",database="shop"} 0\n' in figures
     assert 'firedrill_drill_verdict{name="shop",database="shop",verdict="pass"} 1\n' in figures
     assert all(SECRET not in file.read_text(errors="replace") for file in sets.iterdir())
     assert SECRET not in figures
 
 
+def test_people_hear_too_while_a_run_of_the_schedule_lasts(
+    settings: Path, receiver: Receiver
+) -> None:
+    with only_one("due"):
+        assert firedrill(settings, "due").returncode == BUSY
+    pings, messages = receiver.take()
+    assert pings == []
+    (message,) = messages
+    assert "there is no complete set" in message
+
+
+@pytest.mark.slow
 def test_what_could_not_be_delivered_is_said_here_and_delivered_later(
     settings: Path, receiver: Receiver
 ) -> None:
@@ -201,6 +236,7 @@ def test_what_could_not_be_delivered_is_said_here_and_delivered_later(
     assert receiver.take() == ([], [])
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_no_success_has_not_arrived(settings: Path, receiver: Receiver) -> None:
     receiver.answer = 404
     done = firedrill(settings, "alarms")
@@ -228,6 +264,51 @@ def test_a_dump_with_rows_earns_a_ping_of_success_and_one_without_any_earns_none
     assert any("holds no row" in body for path, body in receiver.posts)
 
 
+def test_the_alarm_of_a_drill_with_the_key_says_nothing_of_what_an_encrypted_set_hides(
+    settings: Path, receiver: Receiver, sets: Path, tmp_path: Path
+) -> None:
+    pair = age_key()
+    (tmp_path / "key").write_text(pair.private)
+    content = json.loads(settings.read_text())
+    content["encryption"] = {"with": "age", "recipients": [pair.public]}
+    content["databases"]["shop"]["assertions"] = [
+        {"sql": "SELECT count(*) = 3 FROM public.t"},
+        {"sql": "SELECT count(*) = 10 FROM public.t"},
+        {"sql": "SELECT count(*) = 10 FROM public.lost", "name": "the lost"},
+    ]
+    settings.write_text(json.dumps(content))
+    assert firedrill(settings, "backup").returncode == 0
+    receiver.posts.clear()
+    receiver.answer = 500
+    done = firedrill(settings, "drill", "--identity-file", str(tmp_path / "key"))
+    assert done.returncode == 3
+    assert "public.t" in done.stderr
+    assert "public.lost" in done.stderr
+    # What could not be delivered waits beside the sets.
+    assert "number 2" in (sets / "shop.alarms").read_text()
+    for name in ("public.t", "public.lost"):
+        assert shows(name, sets) == []
+        assert not any(name in body for path, body in receiver.posts)
+    (body,) = (body for path, body in receiver.posts if path.endswith("/fail"))
+    assert "assertion number 2: told to whoever held the drill" in body
+    assert "assertion the lost: told" in body
+    assert "number 1" not in body
+
+
+def test_a_look_at_the_live_database_proves_no_restore_and_pings_for_no_drill(
+    settings: Path, receiver: Receiver
+) -> None:
+    content = json.loads(settings.read_text())
+    content["databases"]["shop"]["assertions"] = [{"sql": "SELECT count(*) = 3 FROM public.t"}]
+    settings.write_text(json.dumps(content))
+    assert firedrill(settings, "drill", "--live").returncode == 0
+    content["databases"]["shop"]["container"] = "none"
+    settings.write_text(json.dumps(content))
+    assert firedrill(settings, "drill", "--live").returncode != 0
+    assert receiver.take()[0] == []
+
+
+@pytest.mark.slow
 def test_the_alarm_of_a_drill_says_which_promise_is_broken(
     settings: Path, own_postgres: Postgres, receiver: Receiver
 ) -> None:

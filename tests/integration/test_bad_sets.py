@@ -81,6 +81,7 @@ def test_an_empty_dump_file_is_refused(shop: Shop, by_path: bool) -> None:
     assert "is empty" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 1.0], ids=["10 %", "50 %", "90 %", "all but one"])
 @pytest.mark.parametrize("with_manifest", [True, False], ids=["manifest", "no manifest"])
 def test_a_truncated_dump_is_refused_and_the_live_database_untouched(
@@ -135,6 +136,7 @@ def test_one_flipped_bit_is_found(shop: Shop, where: float, verify: bool) -> Non
 SQL = b"--\n-- PostgreSQL database dump\n--\n\nSET statement_timeout = 0;\nDROP TABLE users;\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -175,6 +177,7 @@ def test_a_globals_file_that_is_missing_or_edited_makes_the_set_incomplete(shop:
 # -- whose it is -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_manifest", [True, False], ids=["manifest", "no manifest"])
 def test_a_dump_of_another_database_is_refused_and_works_with_force(
     shop: Shop, with_manifest: bool
@@ -201,6 +204,7 @@ def test_a_dump_of_another_database_is_refused_and_works_with_force(
 # -- the manifest ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_dump_without_a_manifest_is_restored_only_without_verify(shop: Shop) -> None:
     shop.break_data()
     forget_manifest(shop)
@@ -252,6 +256,7 @@ def test_a_manifest_that_cannot_be_believed_is_refused(
     assert said in text
 
 
+@pytest.mark.slow
 def test_a_set_with_an_edited_manifest_is_restored_without_verify(shop: Shop) -> None:
     shop.break_data()
     manifest_path(shop).write_text(edited(shop))
@@ -259,6 +264,7 @@ def test_a_set_with_an_edited_manifest_is_restored_without_verify(shop: Shop) ->
     assert shop.contents() == shop.original
 
 
+@pytest.mark.slow
 def test_the_manifest_of_another_dump_is_found_out(shop: Shop) -> None:
     shop.sql("DELETE FROM jobs")
     other = shop.server.backup(shop.directory, shop.database, globals=False).set_name
@@ -277,6 +283,7 @@ def other_contents(found: Any) -> Any:
     return replace(found, fingerprint=str(int(found.fingerprint) + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [(more_rows, "2001 rows expected, 2000 found"), (other_contents, "contents differ")],

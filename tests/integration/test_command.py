@@ -156,6 +156,7 @@ def test_a_dry_run_of_a_backup_writes_nothing(settings: Path, sets: Path) -> Non
     assert not sets.exists()
 
 
+@pytest.mark.slow
 def test_all_databases_get_their_turn_and_the_worst_status_is_the_commands(
     tmp_path: Path, postgres: Postgres, sets: Path, small: str
 ) -> None:
@@ -170,6 +171,7 @@ def test_all_databases_get_their_turn_and_the_worst_status_is_the_commands(
     assert len(list(sets.glob("*.dump"))) == 1
 
 
+@pytest.mark.slow
 def test_it_works_without_settings(postgres: Postgres, sets: Path, small: str) -> None:
     where = ("--container", postgres.name, f"--database={small}", "--backup-dir", sets)
     document = documents("backup", "--compress", "gzip:1", *where)
@@ -199,6 +201,7 @@ def test_a_database_that_another_run_works_on_is_busy(
     assert not sets.exists()
 
 
+@pytest.mark.slow
 def test_a_backup_that_is_told_to_end_says_so_and_leaves_nothing(
     postgres: Postgres, tmp_path: Path, sets: Path
 ) -> None:
@@ -284,6 +287,7 @@ def name_a_table_that_is_not_in_it(dump: Path) -> None:
     rewrite(dump, evidence=replace(evidence, tables=(*evidence.tables, lost)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -306,6 +310,7 @@ def test_verify_finds_what_is_wrong_with_a_set(
     assert str(made.parent) in document["msg"]
 
 
+@pytest.mark.slow
 def test_verify_of_a_dump_without_manifest_is_partial(settings: Path, made: Path) -> None:
     made.with_suffix(".json").unlink()
     document = documents("--config", settings, "verify", made, status=5)
@@ -319,6 +324,7 @@ def test_verify_of_a_set_that_is_not_there_is_no_verdict(settings: Path, made: P
     assert made.stem in document["msg"]
 
 
+@pytest.mark.slow
 def test_latest_says_which_newer_dumps_it_does_not_mean(settings: Path, made: Path) -> None:
     older = copy_of(made, 1)
     edit_the_manifest(made)
@@ -329,6 +335,7 @@ def test_latest_says_which_newer_dumps_it_does_not_mean(settings: Path, made: Pa
     )
 
 
+@pytest.mark.slow
 def test_verify_all_goes_through_every_set(settings: Path, made: Path) -> None:
     second, third = copy_of(made, 1), copy_of(made, 2)
     flip_a_bit(made)
@@ -343,6 +350,7 @@ def test_verify_all_goes_through_every_set(settings: Path, made: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_verify_needs_no_running_server(own_postgres: Postgres, sets: Path) -> None:
     database = own_postgres.create(content=SMALL)
     where = ("--container", own_postgres.name, "--database", database, "--backup-dir", sets)
@@ -350,7 +358,7 @@ def test_verify_needs_no_running_server(own_postgres: Postgres, sets: Path) -> N
     docker("stop", "-t", "1", own_postgres.name)
     document = documents("verify", *where)
     assert document["verdict"] == "intact"
-    assert "is exited" in document["warnings"][-1]
+    assert any("is exited" in text for text in document["warnings"])
     remove(own_postgres.name)
     assert documents("verify", made, "--backup-dir", sets)["verdict"] == "intact"
     seal_a_torn_archive(made)

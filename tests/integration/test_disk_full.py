@@ -2,18 +2,21 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A restore where the server's disk is too small: seen before anything starts, or met in the middle."""
+"""A restore or a drill where the disk is too small: seen before anything starts, or met in the middle."""
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from restoring import start_app, started_at
-from servers import Postgres, bulk, docker, own_containers, remove, start_postgres
+from servers import ROOT, Postgres, bulk, docker, own_containers, remove, start_postgres
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import preflight
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
@@ -157,3 +160,59 @@ def test_a_disk_that_fills_up_in_a_replace_brings_back_what_was_there(small, mon
     assert small.data() == before
     assert small.names() == ["shop"]
     assert docker("inspect", "-f", "{{.State.Running}}", small.application) == "true"
+
+
+# -- a drill, whose server is a second one -----------------------------------------------------------
+
+
+def drilled(server: Postgres, directory: Path, database: str, size: str, place: str) -> Any:
+    """The report of the command in a mount namespace of its own, where `place` is an empty disk of that size."""
+    settings = directory.parent / "config.yml"
+    settings.write_text(
+        # JSON is YAML.
+        json.dumps(
+            {"backup_dir": str(directory), "databases": {database: {"container": server.name}}}
+        )
+    )
+    mounted = f"mount -t tmpfs -o size={size} tmpfs {place}; exec "
+    command = f"{ROOT}/firedrill --config {settings} --json drill"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", mounted + command],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def rooms() -> tuple[str, str]:
+    """Where the engine has its data, and the volumes below it."""
+    root = docker("info", "--format", "{{.DockerRootDir}}")
+    return root, f"{root}/volumes"
+
+
+def test_a_drill_that_would_fill_the_disk_of_the_live_server_is_not_begun(postgres, sets, rooms):
+    database = postgres.create(content=bulk(20))
+    postgres.backup(sets, database)
+    # 512 MB (of 1024 each) of WAL, 256 MB for the live server, and the database.
+    report = drilled(postgres, sets, database, "770m", rooms[1])
+    assert report["verdict"] == "environment"
+    numbers = re.search(r"has ([\d.]+) MB free, .* needs about ([\d.]+) MB", report["msg"])
+    assert numbers, report["msg"]
+    free, needed = map(float, numbers.groups())
+    assert abs(free - 770 * 1.048576) < 1
+    assert 536 + 20 < needed < free < needed + 256
+    for words in (rooms[1], "256.0 MB have to stay free", "Free some space, or drill on another"):
+        assert words in report["msg"]
+    assert "start server" in report["phases"]
+    assert "load" not in report["phases"]
+    assert drilled(postgres, sets, database, "830m", rooms[1])["verdict"] == "pass"
+
+
+def test_where_the_disk_of_the_engine_is_not_seen_a_drill_is_made(postgres, sets, rooms):
+    database = postgres.create(content="CREATE TABLE t AS SELECT 1 AS id")
+    postgres.backup(sets, database)
+    # Something else is there by that name.
+    assert drilled(postgres, sets, database, "1m", rooms[0])["verdict"] == "pass"

@@ -27,10 +27,17 @@ from servers import (
     start_postgres,
 )
 
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine import exchange
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import answers
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.containers import (
+    Containers,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import (
     DrillRequest,
     drill,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import (
+    BackupRequest,
+    backup,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     BusyError,
@@ -42,7 +49,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
     Freshness,
     HttpCheck,
     Report,
+    Target,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.sidecar import run_beside
 
 pytestmark = pytest.mark.integration
 
@@ -123,6 +133,11 @@ def manifest_of(directory: Path) -> Manifest:
     return rewrite(directory)
 
 
+def oom_score_adj(container: str) -> str:
+    pid = docker("inspect", "-f", "{{.State.Pid}}", container)
+    return Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
+
+
 def check(report: Report, kind: str) -> dict[str, Any]:
     """The only check of that kind."""
     (found,) = (entry for entry in report.details["checks"] if entry["kind"] == kind)
@@ -143,6 +158,7 @@ class Passed:
     throwaway: dict[str, Any] = field(default_factory=dict)
     volumes: list[str] = field(default_factory=list)
     second: str = ""
+    oom_score_adj: str = ""
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +170,7 @@ def passed(plant: Plant) -> Passed:
             (ident,) = own_containers()
             seen["throwaway"] = json.loads(docker("inspect", ident))[0]
             seen["volumes"] = own_volumes()
+            seen["oom_score_adj"] = oom_score_adj(ident)
             with pytest.raises(BusyError) as failure:
                 plant.drill(plant.directory)
             seen["second"] = str(failure.value)
@@ -221,6 +238,16 @@ def test_the_throwaway_server_has_no_network_and_no_port_and_is_of_the_same_imag
     assert [mount["Name"] for mount in binds] == passed.volumes
 
 
+def test_where_memory_is_short_the_kernel_ends_our_containers_rather_than_production(passed, plant):
+    assert (passed.oom_score_adj, oom_score_adj(plant.server.name)) == ("500", "0")
+    with Run("test") as run:
+        containers = Containers()
+        image_id = containers.image_id([plant.server.image])
+        with run_beside(containers, run, image_id, ["sleep", "60"]):
+            (sidecar,) = own_containers()
+            assert oom_score_adj(sidecar) == "500"
+
+
 def test_nothing_of_a_drill_is_left(passed):
     assert len(passed.volumes) == 1
     assert own_containers() == []
@@ -266,6 +293,7 @@ CREATE TABLE things AS SELECT generate_series(1, 9) AS id;
 """
 
 
+@pytest.mark.slow
 def test_what_a_second_superuser_owns_passes(plant, sets):
     database = plant.server.create()
     role = f"second_{database}"
@@ -279,12 +307,13 @@ def test_what_a_second_superuser_owns_passes(plant, sets):
 # -- what is not proven ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_was_not_checked_is_skipped_with_its_reason_and_never_ok(
     passed, plant, tmp_path, monkeypatch
 ):
     """No evidence in the set, and an HTTP check that a throwaway server cannot answer."""
     # What would read the answer is not needed for a request that is not made.
-    monkeypatch.setattr(exchange, "HAS_JMESPATH", False)
+    monkeypatch.setattr(answers, "HAS_JMESPATH", False)
     directory = tmp_path / "bare"
     plant.server.backup(directory, "shop", evidence="none")
     report = plant.drill(
@@ -309,6 +338,24 @@ def test_what_was_not_checked_is_skipped_with_its_reason_and_never_ok(
     assert "health: skipped" in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("content", "verdict"), [("", "pass"), ("SELECT lo_create(0)", "partial")])
+def test_large_objects_that_a_role_may_not_read_are_a_shortcoming_where_there_are_any(
+    plant, sets, content, verdict
+):
+    database = plant.server.create()
+    role = f"plain_{database}"
+    plant.server.sql(f"CREATE ROLE {role} LOGIN; ALTER DATABASE {database} OWNER TO {role}")
+    owned = f"CREATE SCHEMA s; CREATE TABLE s.t AS SELECT 1 AS id; {content}"
+    plant.server.sql(owned, database, user=role)
+    target = plant.server.target(database, user=role)
+    backup(BackupRequest(target, sets, globals=False))
+    report = drill(DrillRequest(plant.server.target(database), sets))
+    assert report.verdict == verdict, report.msg
+    assert ("large objects" in report.details["reason"]) is bool(content)
+
+
+@pytest.mark.slow
 def test_fingerprints_of_a_machine_with_another_byte_order_are_not_compared_and_that_is_said(
     plant, directory
 ):
@@ -327,6 +374,29 @@ def test_fingerprints_of_a_machine_with_another_byte_order_are_not_compared_and_
     report = plant.drill(directory)
     assert report.verdict == "pass"
     assert any("byte order big" in said for said in report.details["not_compared"])
+
+
+@pytest.mark.parametrize(
+    "lacking", ["table", pytest.param("large objects", marks=pytest.mark.slow)]
+)
+def test_what_could_not_be_read_for_the_evidence_leaves_a_drill_partial(plant, directory, lacking):
+    known = manifest_of(directory).evidence
+    unread = {"rows": None, "fingerprint": None, "note": "cannot be read: out of memory"}
+    changes: dict[str, Any] = {"large_objects": None}
+    if lacking == "table":
+        tables = [replace(t, **unread) if t.label == "public.jobs" else t for t in known.tables]
+        changes = {"tables": tuple(tables)}
+    rewrite(directory, evidence=replace(known, **changes))
+    report = plant.drill(directory)
+    assert report.verdict == "partial", report.msg
+    evidence = check(report, "evidence")
+    assert evidence["status"] == "partial"
+    named = "public.jobs (cannot be read: out of memory)" if lacking == "table" else lacking
+    assert named in evidence["reason"]
+    assert named in report.details["reason"]
+    # What never is compared is listed, and no shortcoming.
+    (view,) = (said for said in report.details["not_compared"] if "contents are not read" in said)
+    assert view not in evidence["reason"]
 
 
 def test_without_a_set_nothing_was_tested(plant, tmp_path):
@@ -385,6 +455,7 @@ def test_a_false_assertion_and_an_old_set_are_a_bad_backup_and_both_are_named(pl
     assert check(report, "evidence")["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_set_that_its_disk_cannot_give_back_is_a_bad_backup(plant, directory):
     globals_entry = manifest_of(directory).globals
     roles = directory / globals_entry.name
@@ -415,6 +486,7 @@ CREATE INDEX ON stubborn (refuse(id));
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "verdict"), [("53100", "environment"), ("22012", "backup_bad")], ids=["disk", "data"]
 )
@@ -431,6 +503,7 @@ def test_a_throwaway_server_that_refuses_a_statement_gives_a_verdict(plant, sets
 # -- the backup is not to blame ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_assertion_that_cannot_be_asked_does_not_blame_the_backup(plant, directory):
     wrong = Assertion("SELECT count(*) > 0 FROM no_such_table", "a slip of the pen")
     report = plant.drill(directory, assertions=(wrong,))
@@ -441,6 +514,7 @@ def test_an_assertion_that_cannot_be_asked_does_not_blame_the_backup(plant, dire
     assert check(report, "evidence")["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start_here_does_not_blame_the_backup(plant, directory):
     source = manifest_of(directory).source
     rewrite(directory, source=replace(source, preload_libraries="no_such_library"))
@@ -452,6 +526,56 @@ def test_a_server_that_does_not_start_here_does_not_blame_the_backup(plant, dire
     assert plant.picture() == before
     assert own_containers() == []
     assert own_volumes() == []
+
+
+@pytest.mark.parametrize("name", ["fdt-elsewhere", ""], ids=["elsewhere", "unnamed"])
+def test_a_set_is_drilled_where_its_server_is_not(plant, directory, tmp_path, name):
+    """As on another machine, whose image of the same name may have another id."""
+    source = manifest_of(directory).source
+    if not name:
+        rewrite(directory, source=replace(source, image_id=f"sha256:{'0' * 64}", host="old"))
+    target = Target(database="shop", container=name)
+    here = tmp_path / "records" / "of drills"
+    source_file = str(next(directory.glob("*.dump")))
+    request = DrillRequest(target, here, source_file, assertions=_ASSERTIONS[:2])
+    assert plant.server.name not in drill(replace(request, check=True)).warnings[-1]
+    assert not here.parent.exists()
+    report = drill(request)
+    assert '"pass"' in (here / "drills.jsonl").read_text()
+    assert (report.verdict, report.container) == ("pass", plant.server.name)
+    assert report.details["rows"]["public.users"] == 500
+    said = report.warnings[-1]
+    assert ('no container "fdt-elsewhere"' if name else "No container was named") in said
+    assert ("that made the dump" if name else "as this host has it; old is not told") in said
+    assert own_containers() == []
+    assert own_volumes() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"image_id": "", "image_digest": "", "image": "fdt-nosuch:9", "host": "pi9"},
+            ("docker pull fdt-nosuch:9", "docker save", "pi9"),
+        ),
+        ({"major": 99}, ("the set is of 99",)),
+    ],
+    ids=["absent", "older"],
+)
+def test_where_neither_server_nor_image_is_the_drill_names_what_is_missing(
+    directory, tmp_path, changes, said
+):
+    rewrite(directory, source=replace(manifest_of(directory).source, **changes))
+    log = tmp_path / "log.jsonl"
+    # That there can be no directory of sets costs nobody the log.
+    nowhere = Path("/dev/null/sets")
+    source = str(next(directory.glob("*.dump")))
+    target = Target(database="shop", container="fdt-elsewhere")
+    report = drill(DrillRequest(target, nowhere, source, log_file=log))
+    assert report.verdict == "environment"
+    assert '"environment"' in log.read_text()
+    for words in said:
+        assert words in report.details["reason"]
 
 
 def test_a_server_that_is_down_is_a_verdict_and_on_record(image, plant, directory):

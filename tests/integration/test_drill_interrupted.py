@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill i
     DrillRequest,
     drill,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
@@ -64,7 +66,9 @@ from _engine import errors, model
 from _engine.drill import DrillRequest, drill
 target = model.Target(database={self.database!r}, container={self.server.name!r})
 try:
-    request = DrillRequest(target, Path({str(self.directory)!r}), jobs=2, timeout_s={timeout_s})
+    directory = Path({str(self.directory)!r})
+    record = directory / "drills.md"
+    request = DrillRequest(target, directory, jobs=2, timeout_s={timeout_s}, record_file=record)
     print(drill(request, {progress}).msg)
 except errors.FiredrillError as error:
     raise SystemExit(str(error))
@@ -109,7 +113,20 @@ def assert_nothing_left(pid: int) -> None:
     assert own_directories(pid) == []
 
 
-def test_sigterm_in_the_middle_of_a_drill_leaves_nothing(plant):
+def assert_on_record(plant: Plant, cause: str) -> None:
+    entry = json.loads((plant.directory / "drills.jsonl").read_text().splitlines()[-1])
+    assert (entry["action"], entry["database"]) == ("drill", plant.database)
+    assert entry["verdict"] == "not_tested"
+    assert cause in entry["reason"]
+    assert entry["set_name"]
+    assert entry["phases"]["load"] > 0
+    document = (plant.directory / "drills.md").read_text()
+    last = document[document.rindex("### DRILL-") :]
+    assert "Verdict: not\\_tested" in last or "Verdict: not_tested" in last
+    assert cause in last
+
+
+def test_sigterm_in_the_middle_of_a_drill_leaves_nothing_but_a_record(plant):
     process = plant.start_endless()
     assert own_volumes(process.pid)
     process.terminate()
@@ -118,9 +135,10 @@ def test_sigterm_in_the_middle_of_a_drill_leaves_nothing(plant):
     assert "SIGTERM" in said
     assert "Production was not touched" in said
     assert_nothing_left(process.pid)
+    assert_on_record(plant, "the signal SIGTERM")
 
 
-def test_a_drill_whose_time_is_over_leaves_nothing(plant):
+def test_a_drill_whose_time_is_over_leaves_nothing_but_a_record(plant):
     # The time limit is moved to the moment at which the load begins.
     hurry = "lambda phase, *n: phase == 'load' and signal.setitimer(signal.ITIMER_REAL, 1)"
     process = plant.start(hurry, timeout_s=300)
@@ -128,14 +146,19 @@ def test_a_drill_whose_time_is_over_leaves_nothing(plant):
     assert "time limit of 300 s" in said
     assert "Production was not touched" in said
     assert_nothing_left(process.pid)
+    assert_on_record(plant, "its time limit of 300 s")
 
 
-def test_what_a_killed_drill_left_is_removed_by_the_next_one(plant, tmp_path):
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["beside the server", "elsewhere"])
+def test_what_a_killed_drill_left_is_removed_by_the_next_one(plant, tmp_path, elsewhere):
     process = plant.start_endless()
     process.kill()
     process.communicate(timeout=WAIT_S)
-    report = drill(DrillRequest(plant.server.target(plant.database), tmp_path))
-    assert report.verdict == "not_tested"
+    if elsewhere:
+        drill(DrillRequest(Target(database=plant.database), plant.directory, check=True))
+    else:
+        report = drill(DrillRequest(plant.server.target(plant.database), tmp_path))
+        assert report.verdict == "not_tested"
     assert_nothing_left(process.pid)
 
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from servers import IMAGES, ROOT, Postgres, own_containers
 
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import read_log
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import (
+    LOG_NAME,
+    read_log,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -46,6 +49,13 @@ def call(command: list[str], status: int) -> str:
     assert "Traceback" not in done.stdout + done.stderr
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def checked_at(figures: Path) -> float:
+    """When the host was looked at, as the figures for Prometheus say, in seconds since 1970."""
+    name = "firedrill_checked_timestamp_seconds{"
+    (line,) = (line for line in figures.read_text().splitlines() if line.startswith(name))
+    return float(line.rpartition(" ")[2])
 
 
 @pytest.fixture
@@ -83,3 +93,21 @@ def test_a_schedule_that_would_overlap_its_own_drill_is_refused_and_the_drill_en
     call(command, 0)
     assert len(read_log(sets / LOG_NAME)) == 1
     assert len(list(sets.glob("*.dump"))) == 1
+
+
+@pytest.mark.usefixtures("schedule_turn", "clean_up_after", "first")
+def test_while_one_run_stands_still_the_next_tells_how_the_host_stands(
+    command: list[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yml"
+    content = {**json.loads(config.read_text()), "alarms": {"metrics_dir": str(tmp_path)}}
+    config.write_text(json.dumps(content))
+    figures = tmp_path / "firedrill.prom"
+    call(command, BUSY)
+    once = checked_at(figures)
+    time.sleep(1.1)
+    call(command, BUSY)
+    assert checked_at(figures) > once
+    # The set is there, and its drill still under way.
+    assert "firedrill_sets{" in figures.read_text()
+    assert "firedrill_last_drill_timestamp_seconds" not in figures.read_text()

@@ -29,6 +29,7 @@ from servers import (
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     BusyError,
+    RefusedError,
     SetError,
     ToolError,
 )
@@ -221,6 +222,17 @@ def test_what_a_killed_replace_left_is_not_dumped_and_the_next_restore_completes
     # What is half full is nothing to go back to.
     assert scene.beside() == []
     assert scene.server.backup(scene.directory, scene.database).changed
+
+
+def test_what_a_killed_replace_left_is_no_fresh_cluster(half_replaced):
+    scene = half_replaced
+    oid = scene.oid()
+    with pytest.raises(RefusedError) as refused:
+        scene.server.restore(scene.directory, scene.database, fresh_cluster=True)
+    assert "was killed" in str(refused.value)
+    assert "without `fresh_cluster`" in str(refused.value)
+    assert scene.oid() == oid
+    assert scene.server.restore(scene.directory, scene.database).changed
 
 
 def test_the_safety_dump_of_a_killed_replace_brings_data_and_properties_back(half_replaced):

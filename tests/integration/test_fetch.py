@@ -2,11 +2,16 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which set `offsite:latest` means: one of this host, and none of a wrong clock. A real rclone is asked."""
+"""Which set `offsite:latest` means: one of this host, and none of a wrong clock; and what brings it when a target cannot.
+A real rclone is asked.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,12 +20,16 @@ from recovery_sets import lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     ConfigError,
+    FiredrillError,
+    LockedError,
+    OffsiteError,
     SetError,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import (
     Located,
     locate,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring import open_key
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import utc_now
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.offsite import (
     CopyRequest,
@@ -130,3 +139,119 @@ def test_at_a_target_a_timestamp_is_repaired_and_a_time_that_is_none_is_refused(
     assert far.find(stamp).recovery_set.name == meant
     with pytest.raises(ConfigError, match='"yesterday" is no time'):
         far.find("disk/before:yesterday")
+
+
+# -- where one target fails ------------------------------------------------------------------------
+
+
+class Two:
+    """Two targets with the same set, of which the first is asked first."""
+
+    def __init__(self, room: Path, method: str = "") -> None:
+        self.room = room
+        self.first, self.second = room / "first" / "shop", room / "second" / "shop"
+        self.first.mkdir(parents=True)
+        self.set = lay_out(self.first, method, created=NOW, host=OWN)
+        # With the dates, as rclone itself brings them.
+        shutil.copytree(self.first, self.second)
+        config = room / "rclone.conf"
+        config.write_text("[disk]\ntype = local\n")
+        names = ("first", "second")
+        targets = tuple(RcloneTarget(name, f"disk:{room / name}", config) for name in names)
+        self.offsite = Offsite(targets, "shop")
+
+    def bring(
+        self, wanted: str = "latest", meanwhile: Callable[[], object] = lambda: None
+    ) -> list[str]:
+        """Brings the set here, and gives the warnings. `meanwhile` is after it was found."""
+        with Run("test") as run:
+            vault = Vault(self.room / "sets")
+            located = locate(run, vault, f"offsite:{wanted}", "shop", self.offsite)
+            assert located.warnings == ()
+            meanwhile()
+            warnings: list[str] = []
+            with located.here(warnings) as found:
+                found.check_files()
+                assert found.name == self.set.name
+            return warnings
+
+
+def damage(path: Path) -> None:
+    """Other bytes, which neither size nor date betrays."""
+    before = path.stat()
+    path.write_bytes(b"x" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Two:
+    return Two(tmp_path)
+
+
+def test_a_file_that_is_damaged_at_one_target_is_taken_from_another_and_that_is_said(
+    two: Two,
+) -> None:
+    assert two.bring() == []
+    dump = two.set.dump.name
+    damage(two.first / dump)
+    (warning,) = two.bring()
+    assert f"{dump} of disk:{two.first} is damaged" in warning
+    assert f"{dump} was taken from second" in warning
+    # Each target may have what the other has not.
+    assert two.set.globals
+    damage(two.second / two.set.globals.name)
+    assert len(two.bring()) == 2
+
+
+def test_a_target_that_fails_in_the_middle_is_not_asked_for_every_file(two: Two) -> None:
+    (warning,) = two.bring(meanwhile=lambda: shutil.rmtree(two.first))
+    assert f"{two.set.dump.name} could not be downloaded" in warning
+
+
+def test_where_a_target_was_named_no_other_stands_in_for_it(two: Two) -> None:
+    damage(two.first / two.set.dump.name)
+    with pytest.raises(SetError, match="is damaged"):
+        two.bring("first/latest")
+    assert two.bring("second/latest") == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [(damage, SetError), (Path.unlink, OffsiteError)],
+    ids=["damaged", "missing"],
+)
+def test_what_no_target_can_give_is_an_error_that_names_them_all(
+    two: Two, spoil: Callable[[Path], None], kind: type[FiredrillError]
+) -> None:
+    def meanwhile() -> None:
+        (two.first / two.set.dump.name).unlink()
+        # A copy that is damaged weighs more than a target that cannot be asked.
+        spoil(two.second / two.set.dump.name)
+
+    with pytest.raises(kind) as failure:
+        two.bring(meanwhile=meanwhile)
+    for place in (two.first, two.second):
+        assert str(place) in str(failure.value)
+    assert list((two.room / "sets").iterdir()) == []
+
+
+def test_a_target_that_has_not_all_of_the_set_is_not_asked(two: Two) -> None:
+    damage(two.first / two.set.dump.name)
+    (two.second / two.set.dump.name).unlink()
+    with pytest.raises(SetError) as failure:
+        two.bring()
+    assert str(two.second) not in str(failure.value)
+
+
+def test_the_sealed_part_is_taken_from_another_target_too(tmp_path: Path) -> None:
+    two = Two(tmp_path, "age")
+    assert two.set.sealed
+    damage(two.first / two.set.sealed.name)
+    warnings: list[str] = []
+    with Run("test") as run, open_key(run, "") as key:
+        located = locate(run, Vault(tmp_path / "sets"), "offsite:latest", "shop", two.offsite)
+        # It came: what is wrong is only that there is no key.
+        with pytest.raises(LockedError):
+            located.opened(key, warnings)
+    (warning,) = warnings
+    assert f"{two.set.sealed.name} was taken from second" in warning

@@ -15,6 +15,8 @@ import pytest
 from restoring import PROPERTIES, Names, logs_in, properties
 from servers import RICH, Postgres, await_that, docker, remove, start_postgres
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report
+
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
@@ -107,7 +109,8 @@ def test_a_fresh_cluster_gets_the_properties_and_the_passwords_of_the_set(
     roles = [role(postgres, name) for name in everybody]
     postgres.backup(sets, names.database)
 
-    asks_for_passwords = ("-e", "POSTGRES_INITDB_ARGS=--auth-host=scram-sha-256")
+    # `md5` asks for passwords of either kind.
+    asks_for_passwords = ("-e", "POSTGRES_INITDB_ARGS=--auth-host=md5")
     script = FIRST_DAY.format(**vars(names))
     with new_server(
         image, tmp_path / "initdb", script, *asks_for_passwords, database=names.database
@@ -122,3 +125,114 @@ def test_a_fresh_cluster_gets_the_properties_and_the_passwords_of_the_set(
         assert not logs_in(server, names.clerk, "of the first day", names.database)
         assert logs_in(server, names.clerk, "rotated since", names.database)
         assert any(f"role {names.clerk} is there" in text for text in report.warnings)
+        assert any("in owner, connection limit, comment, acl" in text for text in report.warnings)
+        assert report.details["previous"] == ""
+        assert server.names() == sorted([names.database, "postgres", "template0", "template1"])
+
+
+#: An extension whose table of configuration has a row of its own, which is nobody's data.
+EXTENSION = r"""
+cd "$(pg_config --sharedir)/extension" && echo "default_version = '1'" >notebook.control && cat >notebook--1.sql <<'END'
+CREATE TABLE notes (note text);
+INSERT INTO notes VALUES ('of the extension');
+SELECT pg_catalog.pg_extension_config_dump('notes', 'WHERE note NOT LIKE ''of the%''');
+CREATE TABLE versions AS SELECT 1 AS version;
+END
+"""
+
+DATA = {
+    "row": "CREATE TABLE users (seed text); INSERT INTO users VALUES ('of the init directory')",
+    "partition": "CREATE TABLE log (n int) PARTITION BY LIST (n); CREATE TABLE one PARTITION OF log DEFAULT; INSERT INTO log VALUES (1)",
+    "large object": "SELECT lo_from_bytea(0, 'kept for somebody')",
+    "materialized": "CREATE MATERIALIZED VIEW figures AS SELECT generate_series(1, 3) AS n",
+    "own schema": "CREATE SCHEMA shop; CREATE UNLOGGED TABLE shop.jobs AS SELECT 1 AS id",
+    "extension": "CREATE EXTENSION notebook; INSERT INTO notes VALUES ('by somebody')",
+}
+NO_DATA = """
+CREATE EXTENSION pgcrypto;
+CREATE EXTENSION notebook;
+CREATE TABLE log (n int) PARTITION BY LIST (n);
+CREATE TABLE one PARTITION OF log DEFAULT;
+CREATE TABLE users (id serial, seed text);
+INSERT INTO users (seed) VALUES ('a mistake');
+DELETE FROM users;
+CREATE MATERIALIZED VIEW figures AS SELECT * FROM users WITH NO DATA;
+CREATE MATERIALIZED VIEW more AS SELECT * FROM users;
+"""
+LOST = "CREATE TABLE users AS SELECT generate_series(1, 5) AS id"
+
+
+@pytest.fixture(scope="module")
+def prepared(image: str) -> Iterator[Postgres]:
+    """A server that knows the extension."""
+    server = start_postgres(image)
+    docker("exec", server.name, "sh", "-ec", EXTENSION)
+    yield server
+    remove(server.name)
+
+
+def restored_over(
+    server: Postgres, sets: Path, content: str, **options: object
+) -> tuple[str, Report]:
+    """Restores a lost database where a container's start has made one with `content`; its name, and the report."""
+    name = server.create(content=LOST)
+    server.backup(sets, name)
+    server.sql(f"DROP DATABASE {name}")
+    server.create(name, content)
+    wanted = {"fresh_cluster": True, "keep_previous": False, "safety_dump": False, **options}
+    return name, server.restore(sets, name, **wanted)
+
+
+@pytest.mark.parametrize(
+    ("content", "method"),
+    [*((content, "swap") for content in DATA.values()), (DATA["row"], "replace")],
+    ids=[*DATA, "row, replace"],
+)
+def test_a_fresh_cluster_that_holds_data_keeps_it_whatever_was_asked_for(
+    prepared: Postgres, sets: Path, content: str, method: str
+) -> None:
+    name, report = restored_over(prepared, sets, content, method=method)
+    kept = report.details["previous"]
+    assert kept.startswith(f"{name}_before_")
+    assert kept in prepared.names()
+    assert f'kept as "{kept}"' in " ".join(report.warnings)
+    assert "holds data already" in " ".join(report.warnings)
+    assert prepared.sql("SELECT count(*) FROM users", name) == "5"
+
+
+@pytest.mark.parametrize("method", ["swap", "replace"])
+def test_a_fresh_cluster_without_data_keeps_nothing(
+    prepared: Postgres, sets: Path, method: str
+) -> None:
+    name, report = restored_over(prepared, sets, NO_DATA, method=method)
+    assert report.details["previous"] == ""
+    assert not any("data already" in text or "kept" in text for text in report.warnings)
+    assert [one for one in prepared.names() if one.startswith(name)] == [name]
+    assert prepared.sql("SELECT count(*) FROM users", name) == "5"
+
+
+def test_what_comes_into_a_fresh_cluster_while_it_is_restored_is_kept(
+    prepared: Postgres, sets: Path
+) -> None:
+    name = prepared.create(content=LOST)
+    prepared.backup(sets, name)
+    prepared.sql("TRUNCATE users", name)
+    written: list[str] = []
+
+    def watch(phase: str, *unused: int) -> None:
+        if phase == "verify" and not written:
+            written.append(prepared.sql("INSERT INTO users VALUES (99) RETURNING id", name))
+
+    wanted = {"fresh_cluster": True, "keep_previous": False, "safety_dump": False}
+    report = prepared.restore(sets, name, watch, **wanted)
+    assert prepared.sql("SELECT max(id) FROM users", name) == "5"
+    assert prepared.sql("SELECT max(id) FROM users", report.details["previous"]) == "99"
+
+
+def test_the_forecast_for_a_fresh_cluster_drops_nothing_and_says_what_it_keeps(
+    prepared: Postgres, sets: Path
+) -> None:
+    name, report = restored_over(prepared, sets, DATA["row"], method="replace", check=True)
+    assert "beside the live database" in report.msg
+    assert f'database "{name}" holds data already' in " ".join(report.warnings)
+    assert prepared.sql("SELECT seed FROM users", name) == "of the init directory"

@@ -109,7 +109,7 @@ def manifest_of(sets: Path) -> Manifest:
 _PASSWORDS = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname LIKE 'Own er%' ORDER BY 1"
 
 
-@pytest.mark.parametrize("name", [None, ODD])
+@pytest.mark.parametrize("name", [None, pytest.param(ODD, marks=pytest.mark.slow)])
 def test_the_guide_brings_everything_back_with_nothing_of_ours(
     postgres: Postgres, sets: Path, rescue: Rescue, owner: str, name: str | None
 ) -> None:
@@ -134,6 +134,7 @@ def test_the_guide_brings_everything_back_with_nothing_of_ours(
     assert not (sets / "planted").exists()
 
 
+@pytest.mark.slow
 def test_the_guide_leaves_a_role_that_is_there_as_it_is(
     postgres: Postgres, sets: Path, rescue: Rescue, owner: str
 ) -> None:
@@ -151,6 +152,7 @@ def test_the_guide_leaves_a_role_that_is_there_as_it_is(
     rescue.assert_equal(manifest_of(sets))
 
 
+@pytest.mark.slow
 def test_a_set_without_globals_gets_its_roles_without_passwords(
     postgres: Postgres, sets: Path, rescue: Rescue, owner: str
 ) -> None:
@@ -161,6 +163,7 @@ def test_a_set_without_globals_gets_its_roles_without_passwords(
     rescue.assert_equal(manifest_of(sets))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["age", "gpg"])
 def test_an_encrypted_set_comes_back_with_the_private_key_and_its_own_program(
     postgres: Postgres, sets: Path, tmp_path: Path, rescue: Rescue, owner: str, kind: str
@@ -186,6 +189,7 @@ def test_an_encrypted_set_comes_back_with_the_private_key_and_its_own_program(
     assert written == set()
 
 
+@pytest.mark.slow
 def test_a_server_whose_superuser_and_database_have_names_of_their_own(
     image: str, sets: Path, rescue: Rescue
 ) -> None:

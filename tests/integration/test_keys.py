@@ -141,6 +141,7 @@ def unusable() -> dict[str, tuple[str, str, str]]:
     }
 
 
+@pytest.mark.slow
 def test_a_public_key_that_cannot_be_used_is_named_with_the_reason(run: Run) -> None:
     good = {"age": age_key().public, "gpg": gpg_key().public}
     for label, (method, public, words) in unusable().items():
@@ -163,6 +164,7 @@ def protected() -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_private_key_with_a_passphrase_is_refused_in_words(run: Run) -> None:
     armored = "-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n-----END AGE ENCRYPTED FILE-----\n"
     for text in [*protected(), armored]:

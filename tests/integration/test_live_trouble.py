@@ -20,7 +20,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rollback import roll_back
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.newest_only]
 
 #: A restore that waits for ever ends here, long after any that does not.
 _FOR_EVER_S = 300

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,10 +26,12 @@ from far_ends import (
     Wire,
     free_port,
     make_key,
+    obscured,
     rclone_config,
     s3_server,
     small_disk,
     ssh_server,
+    webdav_server,
 )
 from recovery_sets import a_manifest
 from servers import await_that, engine_process
@@ -46,6 +50,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.offsite
     copy_sets,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.remotes import store_of
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.status import status_rows
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.stores import Store
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets import (
@@ -55,10 +60,11 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets
     RsyncTarget,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration]
 
 SIZE = 3_000_000
 KINDS = ("s3", "sftp", "rsync")
+PROOFS = {"s3": "md5", "sftp": "sha1", "rsync": "checksum"}
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +134,26 @@ def told(report: Report) -> dict[str, dict[str, Any]]:
     return {one["target"]: one for one in report.details["targets"]}
 
 
+#: The run in which a test looks at far ends.
+LOOKING: list[Run] = []
+
+
+@pytest.fixture(autouse=True)
+def looking() -> Iterator[None]:
+    with Run("look") as run:
+        LOOKING[:] = [run]
+        yield
+
+
 def store(target: OffsiteTarget) -> Store:
-    return store_of(target, "shop")
+    return store_of(target, "shop", LOOKING[0])
 
 
-def complete(target: OffsiteTarget, scratch: Path) -> list[str]:
+def complete(target: OffsiteTarget) -> list[str]:
     """The sets that look complete at the far end, newest first."""
     there = store(target)
     return [
-        one.name
-        for one in there.sets()
-        if one.has_manifest and one.holds(there.manifest(one.name, scratch))
+        one.name for one in there.sets() if one.has_manifest and one.holds(there.manifest(one.name))
     ]
 
 
@@ -166,7 +181,7 @@ def test_a_set_is_uploaded_whole_proved_and_left_alone_afterwards(
     known = Ledger(sets, "shop").copy_of(made, kind)
     assert known is not None
     # All three compute a hash themselves.
-    assert (known.state, known.proof) == ("confirmed", "sha1" if kind == "sftp" else "md5")
+    assert (known.state, known.proof) == ("confirmed", PROOFS[kind])
     assert Ledger(sets, "shop").path.stat().st_mode & 0o777 == 0o600
     again = copy(sets, target)
     assert (again.changed, told(again)[kind]["confirmed"]) == (False, [])
@@ -176,6 +191,7 @@ def test_a_set_is_uploaded_whole_proved_and_left_alone_afterwards(
     assert got.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_set_is_removed_with_its_manifest_first_and_nothing_else(
     kind: str, sets: Path, made: str, far: Callable[..., OffsiteTarget], tmp_path: Path
@@ -185,7 +201,7 @@ def test_a_set_is_removed_with_its_manifest_first_and_nothing_else(
     copy(sets, target)
     there = store(target)
     (tmp_path / "notes.txt").write_text("not ours")
-    there.put(tmp_path / "notes.txt", "notes.txt")
+    there.put(tmp_path / "notes.txt")
     gone = there.remove(older)
     assert gone[0] == f"{older}.json"
     listing = there.listing()
@@ -195,15 +211,14 @@ def test_a_set_is_removed_with_its_manifest_first_and_nothing_else(
     there.delete(f"{older}.json")
 
 
+@pytest.mark.slow
 def test_a_far_end_without_hashes_is_read_back(
     sets: Path, made: str, s3: S3, tmp_path: Path
 ) -> None:
     plain = s3.target(tmp_path, "plain", s3.bucket())
-    obscured = subprocess.run(
-        ["rclone", "obscure", "not-a-secret"], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    password = obscured("not-a-secret")
     with plain.config_file.open("a") as file:
-        file.write(f"[hidden]\ntype = crypt\nremote = {plain.remote}\npassword = {obscured}\n")
+        file.write(f"[hidden]\ntype = crypt\nremote = {plain.remote}\npassword = {password}\n")
     target = replace(plain, remote="hidden:")
     assert copy(sets, target).verdict == ""
     known = Ledger(sets, "shop").copy_of(made, "plain")
@@ -211,6 +226,48 @@ def test_a_far_end_without_hashes_is_read_back(
     assert known.proof == "read back"
 
 
+@pytest.mark.slow
+def test_a_set_goes_to_webdav_and_comes_back_and_is_removed(
+    sets: Path, made: str, tmp_path: Path
+) -> None:
+    older = add_set(sets, utc_now() - timedelta(days=2), 1000)
+    with webdav_server(tmp_path, "the right one") as dav:
+        report = copy(sets, dav("a wrong one"))
+        assert report.verdict == "not_offsite"
+        assert "401" in told(report)["dav"]["error"]
+        assert list((tmp_path / "dav").iterdir()) == []
+        target = dav("the right one")
+        assert copy(sets, target).verdict == ""
+        known = Ledger(sets, "shop").copy_of(made, "dav")
+        assert known is not None
+        # Plain WebDAV has no hashes.
+        assert (known.state, known.proof) == ("confirmed", "read back")
+        assert not copy(sets, target).changed
+        assert complete(target) == [made, older]
+        got = tmp_path / "got"
+        store(target).get(f"{made}.dump", got)
+        assert got.read_bytes() == (sets / f"{made}.dump").read_bytes()
+        store(target).remove(older)
+        assert complete(target) == [made]
+
+
+@pytest.mark.slow
+def test_a_file_that_went_up_in_pieces_is_read_back_for_its_hash_is_only_what_was_said(
+    sets: Path, s3: S3, tmp_path: Path
+) -> None:
+    size = 201_000_000
+    name = add_set(sets, utc_now(), size)
+    target = s3.target(tmp_path, "large", s3.bucket())
+    assert copy(sets, target).verdict == ""
+    known = Ledger(sets, "shop").copy_of(name, "large")
+    assert known is not None
+    assert known.proof == "read back"
+    path = sets / f"{name}.dump"
+    other = FileEntry(path.name, size, hashlib.sha256(b"other bytes of that size").hexdigest())
+    assert store(target).proofs({path: other}) == {path.name: ""}
+
+
+@pytest.mark.slow
 def test_the_bandwidth_limit_reaches_the_program(
     sets: Path, made: str, far: Callable[..., OffsiteTarget]
 ) -> None:
@@ -224,6 +281,7 @@ def test_the_bandwidth_limit_reaches_the_program(
 # -- what is not what it should be -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_that_are_not_those_of_the_set_are_replaced(
     kind: str, sets: Path, made: str, far: Callable[..., OffsiteTarget], tmp_path: Path
@@ -232,17 +290,18 @@ def test_bytes_that_are_not_those_of_the_set_are_replaced(
     wrong = tmp_path / f"{made}.dump"
     wrong.write_bytes(os.urandom(SIZE))
     there = store(target)
-    there.put(wrong, wrong.name)
-    there.put(sets / f"{made}.json", f"{made}.json")
+    there.put(wrong)
+    there.put(sets / f"{made}.json")
     entry = FileEntry(
         wrong.name, SIZE, hashlib.sha256((sets / wrong.name).read_bytes()).hexdigest()
     )
-    assert there.proof(sets / wrong.name, entry) == ""
+    assert there.proofs({sets / wrong.name: entry}) == {wrong.name: ""}
     assert copy(sets, target).verdict == ""
-    assert there.proof(sets / wrong.name, entry) != ""
-    assert complete(target, tmp_path / "sets") == [made]
+    assert there.proofs({sets / wrong.name: entry}) != {wrong.name: ""}
+    assert complete(target) == [made]
 
 
+@pytest.mark.slow
 def test_another_hosts_set_of_the_same_name_is_never_replaced(
     sets: Path, made: str, far: Callable[..., OffsiteTarget], tmp_path: Path
 ) -> None:
@@ -257,14 +316,15 @@ def test_another_hosts_set_of_the_same_name_is_never_replaced(
         globals=None,
     )
     (tmp_path / "other" / f"{made}.json").write_text(manifest.to_json())
-    store(target).put(tmp_path / "other" / f"{made}.dump", f"{made}.dump")
-    store(target).put(tmp_path / "other" / f"{made}.json", f"{made}.json")
+    store(target).put(tmp_path / "other" / f"{made}.dump")
+    store(target).put(tmp_path / "other" / f"{made}.json")
     report = copy(sets, target)
     assert report.verdict == "not_offsite"
     assert "another set" in told(report)["rsync"]["error"]
     assert store(target).listing()[f"{made}.dump"] == 1000
 
 
+@pytest.mark.slow
 def test_a_set_that_is_damaged_here_does_not_go_up(
     sets: Path, made: str, far: Callable[..., OffsiteTarget]
 ) -> None:
@@ -280,6 +340,7 @@ def test_a_set_that_is_damaged_here_does_not_go_up(
 # -- the way there ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_that_is_cut_leaves_nothing_that_looks_complete_and_the_next_run_ends_it(
     kind: str,
@@ -301,9 +362,10 @@ def test_a_network_that_is_cut_leaves_nothing_that_looks_complete_and_the_next_r
         assert f"{made}.json" not in store(target).listing()
         report = copy(sets, target)
         assert (report.verdict, told(report)[kind]["uploaded"]) == ("", [made])
-        assert complete(target, sets) == [made]
+        assert complete(target) == [made]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_upload_leaves_no_program_behind_and_nothing_that_looks_complete(
     kind: str,
@@ -343,7 +405,7 @@ copy_sets(CopyRequest(Path({str(sets)!r}), "shop", Offsite(({target!r},), "shop"
     assert f"{made}.json" not in store(direct).listing()
     report = copy(sets, direct)
     assert (report.verdict, told(report)[kind]["uploaded"]) == ("", [made])
-    assert complete(direct, sets) == [made]
+    assert complete(direct) == [made]
 
 
 def _children(pid: int) -> list[int]:
@@ -366,6 +428,70 @@ def _lives(pid: int) -> bool:
         return False
 
 
+def masters(target: RsyncTarget) -> list[int]:
+    """The processes that hold a connection to a target open for others."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if b"-M" in words and str(target.identity_file).encode() in words:
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+def test_one_login_serves_a_whole_run_and_is_made_again_when_it_is_lost(
+    sets: Path, made: str, tmp_path: Path
+) -> None:
+    def logins() -> int:
+        return (tmp_path / "ssh" / "ssh.log").read_text().count("Accepted publickey")
+
+    (tmp_path / "ssh").mkdir()
+    (tmp_path / "far").mkdir()
+    with ssh_server(tmp_path / "ssh") as ssh:
+        target = ssh.rsync("far", tmp_path / "far")
+        report = copy(sets, target)
+        assert told(report)["far"]["confirmed"] == [made]
+        assert logins() == 1
+        assert masters(target) == []
+        there = store(target)
+        assert f"{made}.json" in there.listing()
+        (master,) = masters(target)
+        os.kill(master, signal.SIGKILL)
+        await_that(lambda: not masters(target), "the connection is lost")
+        assert f"{made}.json" in there.listing()
+        assert logins() == 3
+        assert (len(masters(target)), there.size("other")) == (1, None)
+        assert logins() == 3
+
+
+@pytest.mark.slow
+def test_an_account_that_may_only_rsync_in_one_directory_is_enough(
+    sets: Path, made: str, tmp_path: Path
+) -> None:
+    older = add_set(sets, utc_now() - timedelta(days=2), 1000)
+    home, room = tmp_path / "ssh", tmp_path / "far"
+    home.mkdir()
+    room.mkdir()
+    with ssh_server(home) as ssh:
+        only = f'command="rrsync {room}",restrict {(home / "id.pub").read_text()}'
+        (home / "id.pub").write_text(only)
+        target = replace(ssh.rsync("far", room), path="/")
+        report = copy(sets, target)
+        assert (report.verdict, report.warnings) == ("", [])
+        assert {path.name for path in (room / "shop").glob("*.json")} == {
+            f"{name}.json" for name in (made, older)
+        }
+        assert complete(target) == [made, older]
+        assert not copy(sets, target).changed
+        store(target).remove(older)
+        assert complete(target) == [made]
+        (room / "shop" / f"{made}.dump").unlink()
+        assert told(copy(sets, target))["far"]["lost"] == [made, older]
+        assert complete(target) == [made, older]
+
+
+@pytest.mark.slow
 def test_a_target_that_fails_does_not_keep_the_others_from_theirs(
     sets: Path, made: str, far: Callable[..., OffsiteTarget], ssh: Ssh, tmp_path: Path
 ) -> None:
@@ -379,6 +505,7 @@ def test_a_target_that_fails_does_not_keep_the_others_from_theirs(
     assert Ledger(sets, "shop").confirmed(made, "good")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sftp", "rsync"])
 def test_a_far_end_that_is_full_is_told_and_left_without_a_set(
     kind: str, sets: Path, made: str, ssh: Ssh, tmp_path: Path
@@ -391,9 +518,10 @@ def test_a_far_end_that_is_full_is_told_and_left_without_a_set(
         assert f"{made}.json" not in store(target).listing()
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
         assert copy(sets, target).verdict == ""
-        assert complete(target, sets) == [made]
+        assert complete(target) == [made]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sftp", "rsync"])
 def test_a_wrong_key_is_told_and_nothing_of_it_is_shown(
     kind: str, sets: Path, made: str, ssh: Ssh, tmp_path: Path
@@ -407,6 +535,7 @@ def test_a_wrong_key_is_told_and_nothing_of_it_is_shown(
     assert list((tmp_path / "far").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_wrong_credentials_of_a_bucket_are_told_without_the_secret(
     sets: Path, made: str, s3: S3, tmp_path: Path
 ) -> None:
@@ -426,6 +555,7 @@ def test_wrong_credentials_of_a_bucket_are_told_without_the_secret(
     assert "not-a-secret" not in Ledger(sets, "shop").path.read_text()
 
 
+@pytest.mark.slow
 def test_a_host_whose_key_is_not_known_gets_nothing(
     sets: Path, made: str, ssh: Ssh, tmp_path: Path
 ) -> None:
@@ -437,6 +567,7 @@ def test_a_host_whose_key_is_not_known_gets_nothing(
     assert list((tmp_path / "far").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_path_that_is_not_there_is_not_made(
     sets: Path, made: str, ssh: Ssh, tmp_path: Path
 ) -> None:
@@ -449,6 +580,7 @@ def test_a_path_that_is_not_there_is_not_made(
 # -- what happens behind our back ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_deleted_behind_our_back_is_noticed_and_uploaded_again(
     kind: str, sets: Path, made: str, far: Callable[..., OffsiteTarget]
@@ -460,9 +592,10 @@ def test_what_was_deleted_behind_our_back_is_noticed_and_uploaded_again(
     assert told(report)[kind]["lost"] == [made]
     assert told(report)[kind]["uploaded"] == [made]
     assert any(made in text for text in report.warnings)
-    assert complete(target, sets) == [made]
+    assert complete(target) == [made]
 
 
+@pytest.mark.slow
 def test_a_loss_of_what_is_not_here_any_more_is_told_and_stays_a_problem(
     sets: Path, made: str, far: Callable[..., OffsiteTarget]
 ) -> None:
@@ -479,6 +612,7 @@ def test_a_loss_of_what_is_not_here_any_more_is_told_and_stays_a_problem(
     assert any("has lost" in text and older in text for text in problems(sets, target))
 
 
+@pytest.mark.slow
 def test_a_listing_that_lags_is_not_taken_for_a_loss(
     sets: Path, made: str, s3: S3, tmp_path: Path
 ) -> None:
@@ -495,6 +629,7 @@ def test_a_listing_that_lags_is_not_taken_for_a_loss(
         assert Ledger(sets, "shop").confirmed(made, "b2")
 
 
+@pytest.mark.slow
 def test_what_the_retention_removed_is_not_uploaded_again(
     sets: Path, made: str, far: Callable[..., OffsiteTarget]
 ) -> None:
@@ -507,6 +642,7 @@ def test_what_the_retention_removed_is_not_uploaded_again(
     assert not [name for name in store(target).listing() if name.startswith(made)]
 
 
+@pytest.mark.slow
 def test_a_ledger_that_is_damaged_is_made_anew_from_what_is_there(
     sets: Path, made: str, far: Callable[..., OffsiteTarget]
 ) -> None:
@@ -528,6 +664,7 @@ def problems(sets: Path, *targets: OffsiteTarget) -> list[str]:
     return [text for text in row["problems"] if "offsite target" in text]
 
 
+@pytest.mark.slow
 def test_a_target_that_was_unreachable_for_three_days_gets_everything_newest_first(
     sets: Path, ssh: Ssh, tmp_path: Path
 ) -> None:
@@ -550,11 +687,12 @@ def test_a_target_that_was_unreachable_for_three_days_gets_everything_newest_fir
         wire.repair()
         report = copy(sets, target)
         assert (report.verdict, told(report)["nas"]["uploaded"]) == ("", names)
-        assert complete(target, sets) == names
+        assert complete(target) == names
         assert ledger.target("nas").failing_since == ""
         assert problems(sets, target) == []
 
 
+@pytest.mark.slow
 def test_a_set_that_nobody_copied_becomes_a_problem_of_the_host(sets: Path, tmp_path: Path) -> None:
     target = RcloneTarget(
         "b2", f"here:{tmp_path}", rclone_config(tmp_path / "conf", {"type": "local"})

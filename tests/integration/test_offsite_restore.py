@@ -262,6 +262,13 @@ def test_what_comes_down_damaged_is_not_restored_and_the_drill_says_so(
     assert postgres.sql(ROWS, shop) == before
     assert host.run("drill", "--set", "offsite:nas/latest", status=3)["verdict"] == "backup_bad"
     assert host.run("drill", "--set", "offsite:bucket/latest")["verdict"] == "pass"
+    # The first that is asked has it damaged, the other has not.
+    host.content["offsite"] = dict(reversed(host.content["offsite"].items()))
+    host.write()
+    for words in (["drill", "--set"], ["verify"], ["restore", "--force"]):
+        report = host.run(*words, "offsite:latest")
+        assert any(f"{name}.dump was taken from bucket" in text for text in report["warnings"])
+    assert postgres.sql(ROWS, shop) == before
     assert host.downloads() == []
 
 

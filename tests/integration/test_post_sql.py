@@ -17,7 +17,7 @@ from servers import Postgres, docker
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import SqlScript
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,7 @@ def test_sql_that_fails_leaves_the_live_database_and_no_copy_behind(
     assert shop.contents() == shop.original
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -96,6 +97,7 @@ def test_sql_that_cannot_be_read_is_found_before_anything_is_done(
     assert said in text
 
 
+@pytest.mark.slow
 def test_a_dump_given_as_sql_is_refused(shop: Shop) -> None:
     with shop.untouched():
         assert "not SQL" in shop.refusal(post_sql=(SqlScript(file=str(shop.dump)),))
@@ -120,6 +122,7 @@ def role(postgres: Postgres) -> Iterator[str]:
     postgres.sql(f'DROP ROLE "{name}"')
 
 
+@pytest.mark.slow
 def test_owners_and_grants_come_back_unless_they_are_left_out(
     postgres: Postgres, sets: Path, role: str
 ) -> None:

@@ -87,7 +87,7 @@ def removed(report: Report) -> set[str]:
     return {entry["name"] for entry in report.details["removed"]}
 
 
-@pytest.mark.parametrize("method", ["", "age"])
+@pytest.mark.parametrize("method", ["", pytest.param("age", marks=pytest.mark.slow)])
 def test_a_copy_goes_by_the_policy_of_its_target_and_stays_gone(place: Place, method: str) -> None:
     names = place.sets({40: 7, 20: 7, 1: 7}, method)
     told = place.prune(check=True)
@@ -118,6 +118,7 @@ def test_what_was_not_confirmed_stays(place: Place) -> None:
     assert "not confirmed at disk" in reasons[names[40]]
 
 
+@pytest.mark.slow
 def test_a_copy_that_a_drill_found_intact_but_old_is_what_is_left_when_the_newest_is_damaged(
     place: Place,
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_copy_that_a_drill_found_intact_but_old_is_what_is_left_when_the_newes
     assert removed(place.prune()) == {names[50]}
 
 
+@pytest.mark.slow
 def test_files_of_others_stay_at_the_target(place: Place) -> None:
     names = place.sets({40: 7, 1: 7})
     others = ["notes.txt", "old.json", "shop_20200101_000000.dump", "RECOVERY.md"]
@@ -137,6 +139,7 @@ def test_files_of_others_stay_at_the_target(place: Place) -> None:
     assert all((place.there / name).exists() for name in others)
 
 
+@pytest.mark.slow
 def test_a_target_that_cannot_be_listed_loses_nothing_and_keeps_no_other_from_its_turn(
     place: Place,
 ) -> None:
@@ -149,6 +152,7 @@ def test_a_target_that_cannot_be_listed_loses_nothing_and_keeps_no_other_from_it
     assert not Ledger(place.here, "shop").target("broken").copies
 
 
+@pytest.mark.slow
 def test_without_the_directory_of_the_sets_nothing_goes_there(place: Place) -> None:
     names = place.sets({40: 7, 1: 7})
     shutil.rmtree(place.here)
@@ -162,6 +166,7 @@ def test_without_the_directory_of_the_sets_nothing_goes_there(place: Place) -> N
     assert place.far() == set(names.values())
 
 
+@pytest.mark.slow
 def test_while_the_newest_backup_failed_or_lost_rows_no_copy_goes(place: Place) -> None:
     names = place.sets({40: 7, 35: 7, 1: 7})
     Attempts(place.here, "shop").fail("dump", NOW, "no such role")
@@ -175,6 +180,7 @@ def test_while_the_newest_backup_failed_or_lost_rows_no_copy_goes(place: Place) 
     assert removed(place.prune()) == {names[40], names[35]}
 
 
+@pytest.mark.slow
 def test_a_removal_that_was_cut_off_is_ended_and_then_forgotten(place: Place) -> None:
     names = place.sets({40: 7, 1: 7})
     ledger = Ledger(place.here, "shop")
@@ -189,6 +195,7 @@ def test_a_removal_that_was_cut_off_is_ended_and_then_forgotten(place: Place) ->
     assert place.far() == {names[1]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acknowledged", [False, True])
 def test_a_lost_copy_is_a_problem_until_it_is_acknowledged_or_would_have_gone_by_now(
     place: Place, acknowledged: bool
@@ -223,6 +230,7 @@ def test_a_lost_copy_is_a_problem_until_it_is_acknowledged_or_would_have_gone_by
     assert copy_sets(CopyRequest(place.here, "shop", place.offsite())).warnings == []
 
 
+@pytest.mark.slow
 def test_the_guide_to_a_recovery_lies_beside_the_copies_and_is_replaced(place: Place) -> None:
     names = place.sets({2: 7})
     assert f"SET={names[2]}" in (place.there / "RECOVERY.md").read_text()

@@ -63,6 +63,22 @@ def test_a_swap_after_an_accident_brings_back_every_row_and_keeps_the_database_b
     assert own_containers() + own_volumes() == []
 
 
+@pytest.mark.slow
+def test_databases_that_pile_up_from_earlier_restores_are_named_before_they_fill_the_disk(
+    shop: Shop,
+) -> None:
+    reports = []
+    for unused_time in range(3):
+        shop.break_data()
+        reports.append(shop.restore(force=True))
+    first, second, third = reports
+    assert not any("kept" in text for text in [*first.warnings, *second.warnings])
+    (said,) = [text for text in third.warnings if "kept" in text]
+    for earlier in (first, second):
+        assert f"{earlier.details['previous']} (" in said
+    assert str(third.details["previous"]) not in said
+
+
 def test_the_same_restore_again_is_unchanged_and_says_which_tables_were_written_since(
     shop: Shop,
 ) -> None:
@@ -85,6 +101,7 @@ def test_the_same_restore_again_is_unchanged_and_says_which_tables_were_written_
     assert shop.contents() == shop.original
 
 
+@pytest.mark.slow
 def test_a_set_without_evidence_never_makes_up_counts(
     postgres: Postgres, sets: Path, rich: str
 ) -> None:
@@ -119,6 +136,7 @@ def test_check_mode_says_what_would_happen_and_touches_nothing(
     assert report.details["rows_after"]["public.jobs"] == 2000
 
 
+@pytest.mark.slow
 def test_check_mode_of_a_restore_that_is_done_says_so_and_one_that_is_impossible_fails(
     shop: Shop,
 ) -> None:
@@ -132,6 +150,7 @@ def test_check_mode_of_a_restore_that_is_done_says_so_and_one_that_is_impossible
         shop.dump.write_bytes(shop.dump.read_bytes()[:-1])
 
 
+@pytest.mark.slow
 def test_without_keep_previous_the_database_before_is_gone_and_a_safety_dump_has_it(
     shop: Shop,
 ) -> None:
@@ -148,6 +167,7 @@ def test_without_keep_previous_the_database_before_is_gone_and_a_safety_dump_has
     assert shop.contents() == broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"keep_previous": False}, {"method": "replace"}])
 def test_no_safety_dump_is_made_when_the_operator_said_so(
     shop: Shop, options: dict[str, object]
@@ -185,6 +205,7 @@ def test_a_replace_that_fails_puts_back_what_was_there(shop: Shop) -> None:
     assert kept_names(shop) == []
 
 
+@pytest.mark.slow
 def test_a_set_is_named_by_time_by_name_by_file_or_by_path(shop: Shop, tmp_path: Path) -> None:
     older = shop.add_older_set("20260101_000000", "2026-01-01T00:00:00Z")
     newest = shop.manifest().created

@@ -20,7 +20,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rollback import roll_back
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,7 @@ def test_a_rollback_brings_back_what_was_live_and_keeps_what_was_restored(
     assert own_containers() == []
 
 
+@pytest.mark.slow
 def test_a_rollback_again_is_unchanged_and_the_restore_can_be_repeated(shop: Shop) -> None:
     broken = shop.break_data()
     shop.restore()
@@ -91,6 +92,7 @@ def test_a_rollback_again_is_unchanged_and_the_restore_can_be_repeated(shop: Sho
     assert shop.contents() == shop.original
 
 
+@pytest.mark.slow
 def test_a_rollback_is_refused_when_the_database_before_is_gone(shop: Shop) -> None:
     previous = shop.restore().details["previous"]
     shop.server.sql(f'DROP DATABASE "{previous}"')
@@ -100,6 +102,7 @@ def test_a_rollback_is_refused_when_the_database_before_is_gone(shop: Shop) -> N
     assert "Restore" in text
 
 
+@pytest.mark.slow
 def test_a_rollback_finds_the_database_before_under_another_name(shop: Shop) -> None:
     broken = shop.break_data()
     previous = shop.restore().details["previous"]
@@ -108,6 +111,7 @@ def test_a_rollback_finds_the_database_before_under_another_name(shop: Shop) -> 
     assert shop.contents() == broken
 
 
+@pytest.mark.slow
 def test_a_rollback_is_refused_when_the_live_database_is_another(shop: Shop) -> None:
     shop.restore()
     shop.server.sql(f'ALTER DATABASE "{shop.database}" RENAME TO "{shop.database}_old"')
@@ -119,6 +123,7 @@ def test_a_rollback_without_a_restore_says_where_it_looked(shop: Shop) -> None:
     assert str(shop.directory) in refusal(shop)
 
 
+@pytest.mark.slow
 def test_a_rollback_of_a_replace_names_the_safety_dump(shop: Shop) -> None:
     safety = shop.restore(method="replace").details["safety_set"]
     assert safety in refusal(shop)

@@ -11,11 +11,12 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from servers import RICH, Postgres, docker, own_containers, remove, start_postgres
+from servers import RICH, Postgres, await_that, docker, own_containers, remove, start_postgres
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import (
     BackupRequest,
@@ -49,6 +50,12 @@ def locked(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pos
     remove(server.name)
 
 
+def administrator(server: Postgres) -> list[str]:
+    """The end of a docker command that plays SQL inside the container, where the password is known."""
+    psql = 'PGPASSWORD="$POSTGRES_PASSWORD" exec psql -XAtq -U postgres -v ON_ERROR_STOP=1 -d app'
+    return ["exec", "-i", server.name, "sh", "-c", psql]
+
+
 class Sightings:
     """Where a secret was seen, and what was looked at.
 
@@ -58,7 +65,7 @@ class Sightings:
     def __init__(self, secret: str, server: Postgres) -> None:
         # As it is, and as it stands in JSON.
         self._forms = [secret.encode(), json.dumps(secret, ensure_ascii=False)[1:-1].encode()]
-        self._before = set(Path("/proc").glob("[0-9]*"))
+        self._before = self._processes()
         self._namespace = self._namespace_of(docker("inspect", "-f", "{{.State.Pid}}", server.name))
         self.places: list[str] = []
         self.programs: set[str] = set()
@@ -67,7 +74,7 @@ class Sightings:
 
     def look(self) -> None:
         """At private files, and at processes that were not there before the watch began."""
-        for process in set(Path("/proc").glob("[0-9]*")) - self._before:
+        for process, unused_start in self._processes() - self._before:
             if self._namespace_of(process.name) == self._namespace:
                 continue
             arguments = self._read(process / "cmdline")
@@ -90,6 +97,14 @@ class Sightings:
     def hold_against(self, content: bytes, place: str) -> None:
         if any(form in content for form in self._forms):
             self.places.append(place)
+
+    def _processes(self) -> set[tuple[Path, bytes]]:
+        """Each process with the time when it was started: a number alone may be another's by now."""
+        # Past its name there is no parenthesis (proc(5)).
+        return {
+            (process, b"".join(self._read(process / "stat").rpartition(b")")[2].split()[19:20]))
+            for process in Path("/proc").glob("[0-9]*")
+        }
 
     @staticmethod
     def _read(path: Path) -> bytes:
@@ -126,10 +141,92 @@ def watched(secret: str, server: Postgres) -> Iterator[Sightings]:
         thread.join()
 
 
+@contextmanager
+def held_until_seen(
+    program: str, catalog: str, seen: Sightings, server: Postgres
+) -> Iterator[None]:
+    """Lets a program wait for a catalog that it alone reads: it may be over too soon to be seen for certain."""
+    lock = f"LOCK TABLE pg_catalog.{catalog} IN ACCESS EXCLUSIVE MODE"
+    holder = subprocess.Popen(
+        ["docker", *administrator(server)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert holder.stdin
+    holder.stdin.write(f"BEGIN; {lock}; SELECT pg_sleep(600);\n")
+    holder.stdin.close()
+    holders = (
+        f"FROM pg_locks WHERE relation = 'pg_catalog.{catalog}'::regclass"
+        " AND mode = 'AccessExclusiveLock' AND granted"
+    )
+
+    def ask(text: str) -> str:
+        return docker(*administrator(server), stdin=text)
+
+    await_that(lambda: ask(f"SELECT count(*) {holders}") == "1", f"{catalog} is locked")
+
+    def release() -> None:
+        try:
+            await_that(lambda: program in seen.programs, f"the watch has seen {program}")
+        finally:
+            ask(f"SELECT pg_terminate_backend(pid) {holders}")
+            holder.wait()
+
+    with ThreadPoolExecutor(1) as beside:
+        released = beside.submit(release)
+        yield
+        released.result()
+
+
+#: A row of it can be restored only once there is a file in the server's container.
+RESTORED_WHEN_TOLD = """
+CREATE FUNCTION public.told() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    WHILE pg_catalog.pg_stat_file('/tmp/told', true) IS NULL LOOP
+        PERFORM pg_catalog.pg_sleep(0.05);
+    END LOOP;
+    RETURN true;
+END
+$$;
+CREATE TABLE public.waiting (id int PRIMARY KEY CHECK (public.told()));
+INSERT INTO public.waiting VALUES (1);
+"""
+
+
+@contextmanager
+def restore_held_until_seen(seen: Sightings, server: Postgres) -> Iterator[None]:
+    """Lets pg_restore wait for a file that is there once the watch has seen it."""
+
+    def told(does: str) -> None:
+        docker("exec", server.name, *does.split(), "/tmp/told")
+
+    told("touch")
+    docker(*administrator(server), stdin=RESTORED_WHEN_TOLD)
+    told("rm")
+
+    def release() -> None:
+        try:
+            await_that(lambda: "pg_restore" in seen.programs, "the watch has seen pg_restore")
+        finally:
+            told("touch")
+
+    with ThreadPoolExecutor(1) as beside:
+        released = beside.submit(release)
+        yield
+        released.result()
+
+
 def test_a_password_of_every_metacharacter_works_and_is_seen_nowhere(
     locked: Postgres, sets: Path
 ) -> None:
-    with watched(PASSWORD, locked) as seen:
+    with (
+        watched(PASSWORD, locked) as seen,
+        held_until_seen("pg_dump", "pg_ts_template", seen, locked),
+        held_until_seen("pg_dumpall", "pg_parameter_acl", seen, locked),
+        restore_held_until_seen(seen, locked),
+    ):
 
         def progress(*unused: object) -> None:
             seen.look_at_sidecars()
@@ -156,15 +253,17 @@ def test_a_password_of_every_metacharacter_works_and_is_seen_nowhere(
     assert not own_containers()
 
 
+@pytest.mark.slow
 def test_a_password_that_was_given_is_used_before_the_container_s_own(
     locked: Postgres, sets: Path
 ) -> None:
-    admin = 'PGPASSWORD="$POSTGRES_PASSWORD" psql -U postgres -v ON_ERROR_STOP=1 -d app'
-    docker("exec", "-i", locked.name, "sh", "-c", admin, stdin=(
-        f"CREATE ROLE rotated SUPERUSER LOGIN PASSWORD '{OTHER_PASSWORD}'"
-    ))  # fmt: skip
+    role = f"CREATE ROLE rotated SUPERUSER LOGIN PASSWORD '{OTHER_PASSWORD}'"
+    docker(*administrator(locked), stdin=role)
     target = locked.target("app", user="rotated", login_password=OTHER_PASSWORD)
-    with watched(OTHER_PASSWORD, locked) as seen:
+    with (
+        watched(OTHER_PASSWORD, locked) as seen,
+        held_until_seen("pg_dump", "pg_ts_template", seen, locked),
+    ):
         report = backup(BackupRequest(target, sets))
     assert report.changed
     assert "pg_dump" in seen.programs
@@ -185,6 +284,7 @@ def test_a_wrong_password_is_said_without_saying_it(locked: Postgres, sets: Path
     assert not sets.exists()
 
 
+@pytest.mark.slow
 def test_a_password_in_a_file_of_the_container_is_found(image: str, tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text(PASSWORD + "\n")

@@ -27,8 +27,9 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
     RefusedError,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rollback import roll_back
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.server import Session
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only]
 
 
 # -- clients ---------------------------------------------------------------------------------------
@@ -96,9 +97,26 @@ def test_fifty_clients_that_reconnect_all_the_time_do_not_defeat_it(shop: Shop) 
     assert own_containers() == []
 
 
+def test_who_comes_right_after_the_swap_is_not_thrown_out_any_more(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = Session.execute
+
+    def slowly(self: Session, statement: str, *values: object) -> None:
+        """As on a machine that is busy: the server gets to it when we may have done with the swap."""
+        late = "SELECT pg_sleep(1); " if "pg_terminate_backend" in statement else ""
+        execute(self, late + statement, *values)
+
+    monkeypatch.setattr(Session, "execute", slowly)
+    shop.restore()
+    shop.sql("SELECT pg_sleep(2)")
+    assert shop.contents() == shop.original
+
+
 # -- names that are taken --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["restore", "before"])
 def test_a_database_that_has_the_name_already_is_neither_lost_nor_in_the_way(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, word: str
@@ -117,6 +135,7 @@ def test_a_database_that_has_the_name_already_is_neither_lost_nor_in_the_way(
     assert shop.contents() == shop.original
 
 
+@pytest.mark.slow
 def test_two_swaps_in_the_same_second_keep_both_databases(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +153,7 @@ def test_two_swaps_in_the_same_second_keep_both_databases(
 # -- names that are hard ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_database_whose_name_fills_all_bytes_is_swapped_and_back(
     postgres: Postgres, sets: Path
 ) -> None:
@@ -162,6 +182,7 @@ def logical(image: str) -> Iterator[Postgres]:
     remove(server.name)
 
 
+@pytest.mark.slow
 def test_the_database_called_postgres_can_be_restored(logical: Postgres, sets: Path) -> None:
     logical.sql(RICH)
     original = contents(logical, "postgres")
@@ -174,6 +195,7 @@ def test_the_database_called_postgres_can_be_restored(logical: Postgres, sets: P
     assert report.details["previous"].startswith("postgres_before_")
 
 
+@pytest.mark.slow
 def test_a_server_without_a_database_called_postgres_is_no_obstacle(
     logical: Postgres, sets: Path
 ) -> None:
@@ -192,6 +214,7 @@ def test_a_server_without_a_database_called_postgres_is_no_obstacle(
 # -- what follows a database by its OID ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_prepared_transactions_and_replication_slots_are_refused_in_one_message(
     logical: Postgres, sets: Path
 ) -> None:

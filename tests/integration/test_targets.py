@@ -52,7 +52,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Target
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import owner_mark
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.newest_only]
 
 #: What is said about containers does not depend on the server in them.
 IMAGE = IMAGES[0]

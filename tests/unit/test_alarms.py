@@ -28,13 +28,13 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config 
     load_config,
     parse_config,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import ConfigError
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Ledger
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
     Problem,
     utc_now,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import LOG_NAME
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.status import standings
 
 PROBLEMS = st.lists(

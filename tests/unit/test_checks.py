@@ -25,8 +25,8 @@ from urllib.parse import quote
 import pytest
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
+    answers,
     checks,
-    exchange,
     probe,
     questions,
 )
@@ -154,7 +154,7 @@ def test_a_health_endpoint_that_answers_as_promised_is_ok(app: Seen) -> None:
 def test_a_template_that_made_text_of_a_value_does_not_break_a_check(
     found: Any, wanted: Any
 ) -> None:
-    assert exchange.same(found, wanted)
+    assert answers.same(found, wanted)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_template_that_made_text_of_a_value_does_not_break_a_check(
     ],
 )
 def test_values_that_only_resemble_each_other_are_not_equal(found: Any, wanted: Any) -> None:
-    assert not exchange.same(found, wanted)
+    assert not answers.same(found, wanted)
 
 
 def test_an_expression_without_equals_has_to_be_true_itself(app: Seen) -> None:
@@ -399,12 +399,12 @@ def test_an_answer_that_echoes_a_secret_is_masked(
     ],
 )
 def test_what_a_header_hides_is_known_as_a_secret(headers: dict[str, str], secret: str) -> None:
-    assert secret in exchange.secrets_of(HttpCheck(url="http://x/", headers=headers))
+    assert secret in answers.secrets_of(HttpCheck(url="http://x/", headers=headers))
 
 
 def test_secrets_in_a_form_and_in_a_query_are_known_too() -> None:
     check = HttpCheck(url="http://x/?token=t0ken-1", body="user=a&password=p%40ss+word")
-    assert {"t0ken-1", "p@ss word"} <= set(exchange.secrets_of(check))
+    assert {"t0ken-1", "p@ss word"} <= set(answers.secrets_of(check))
 
 
 def test_neither_a_result_nor_the_values_in_between_show_what_was_sent(app: Seen) -> None:
@@ -413,7 +413,7 @@ def test_neither_a_result_nor_the_values_in_between_show_what_was_sent(app: Seen
     result = run(check)
     assert result.name == f"POST {app.url}/login"
     answer = probe.Answer(200, PASSWORD)
-    shown = repr(result) + repr(exchange.request_of(check)) + repr(answer) + repr(check)
+    shown = repr(result) + repr(answers.request_of(check)) + repr(answer) + repr(check)
     for secret in (*SECRETS, "admin@example.com"):
         assert secret not in shown
     assert result.reason == 'user.role is "viewer", not "owner"'

@@ -2,10 +2,16 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A program or a file that is not there is named, with what to do about it."""
+"""A program or a file that is not there is named, with what to do about it; a program does not outlive us."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Callable
 
@@ -15,12 +21,15 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.cipher 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import _secret
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import HostError
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.host_programs import (
+    end,
     run_program,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring import identity_of
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recipients import (
     recipients_of_file,
 )
+
+_ENGINE_PARENT = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
 
 
 @pytest.mark.parametrize("begin", [start, run_program])
@@ -57,3 +66,44 @@ def test_a_file_of_a_key_or_a_secret_that_cannot_be_read_is_named_with_the_reaso
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(HostError, match=f"{what} in .*binary cannot be read: it is no text"):
         read(binary)
+
+
+@pytest.mark.parametrize("begin", ["cipher.start", "cipher.call", "host_programs.run_program"])
+def test_a_program_goes_with_the_process_that_started_it(begin: str) -> None:
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(_ENGINE_PARENT)!r})
+from _engine import cipher, host_programs
+kept = {begin}(["sh", "-c", "echo $$ >FD; exec sleep 1000"])
+time.sleep(1000)
+"""
+    reader, writer = os.pipe()
+    # The shell tells its process id through our end of a pipe.
+    told = code.replace(">FD", f">/proc/{os.getpid()}/fd/{writer}")
+    parent = subprocess.Popen([sys.executable, "-c", told])
+    try:
+        child = int(os.read(reader, 20))
+        ended = os.pidfd_open(child)
+        parent.kill()
+        parent.wait()
+        is_over = select.select([ended], [], [], 60)[0]
+        os.close(ended)
+        assert is_over, "the program lives on"
+    finally:
+        parent.kill()
+        parent.wait()
+        with contextlib.suppress(NameError, ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        for descriptor in (reader, writer):
+            os.close(descriptor)
+
+
+def test_the_number_of_a_program_that_has_ended_is_not_believed_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, unused_signal: asked.append(group))
+    process = start(("true",))
+    process.wait()
+    end(process)
+    assert asked == []

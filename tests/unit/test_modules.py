@@ -567,7 +567,7 @@ def test_a_role_uses_each_variable_that_it_documents(role: str) -> None:
         text = "".join(path.read_text(encoding="utf-8") for path in used)
         found = set(re.findall(r"\bfiredrill_\w+", text))
         # What it gives on to the roles that it calls is theirs.
-        given = set(re.findall(r"^        (firedrill_\w+):", text, re.MULTILINE))
+        given = set(re.findall(r"^(?: {8}| {12})(firedrill_\w+):", text, re.MULTILINE))
         assert found - (given - set(spec["options"])) == set(spec["options"])
 
 

@@ -6,14 +6,26 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from recovery_sets import lay_out
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
+    cli,
+    clock,
+    monitor,
+    run,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.alarms import Alarms, Told
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import (
     Section,
+    load_config,
     parse_config,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import set_details
@@ -28,10 +40,12 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.monitor
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.offsite import NOT_OFFSITE
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outcomes import (
+    ENVIRONMENT,
     Outcome,
     failure,
     success,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
 
 BUSY, FAILED = failure(BusyError("another run works on it")), failure(HostError("no disk"))
@@ -123,3 +137,155 @@ def test_copies_of_older_sets_earn_nothing_where_no_success_waits() -> None:
 def test_a_failed_backup_takes_the_success_back_that_waited_and_a_busy_one_does_not() -> None:
     assert earned(section("nas"), [("backup", FAILED)], "made") == ({"backup": "fail"}, "")
     assert earned(section("nas"), [("backup", BUSY)], "made") == ({"backup": "log"}, "made")
+
+
+# -- telling ---------------------------------------------------------------------------------------
+
+UNSET = datetime(1970, 1, 1, 0, 2, tzinfo=timezone.utc)
+RIGHT = datetime(2026, 2, 19, 12, 0, tzinfo=timezone.utc)
+
+
+class Host:
+    """A host with one database, whose newest set is four days old; `messages` is what people were told."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.messages: list[str] = []
+        self.figures = home / "firedrill.prom"
+        self.sets = home / "sets"
+        self.sets.mkdir()
+        lay_out(self.sets, created=RIGHT - timedelta(days=4))
+        self.settings = home / "config.yml"
+        content = {
+            "backup_dir": str(self.sets),
+            "databases": {"shop": {"container": "c"}},
+            "alarms": {"apprise_urls": ["json://localhost"], "metrics_dir": str(home)},
+        }
+        self.settings.touch(mode=0o600)
+        self.settings.write_text(json.dumps(content))
+        (home / "schedule.yml").write_text('backup: "02:00"\ndrill: {day: 1, time: "03:30"}\n')
+        self._monkeypatch = monkeypatch
+        monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+        monkeypatch.setattr(run, "RUNTIME_DIRECTORY", home / "run")
+        monkeypatch.setattr(run, "_require_root", lambda: None)
+        monkeypatch.setattr(clock, "uptime_s", lambda: 1e6)
+        monkeypatch.setattr(monitor, "notify", lambda *words: self.messages.append(words[-1]))
+        self.shows(RIGHT)
+
+    def shows(self, now: datetime) -> None:
+        """What the clock shows from now on."""
+        for module in (clock, monitor):
+            self._monkeypatch.setattr(module, "utc_now", lambda: now)
+
+    def monitor(self) -> Monitor:
+        config = load_config(self.settings)
+        sections = list(config.sections.values())
+        return Monitor(config.alarms, sections, Schedule(), sections)
+
+    def heard(self) -> list[str]:
+        """The messages since the last time."""
+        messages, self.messages[:] = self.messages[:], []
+        return messages
+
+    def told(self) -> set[str]:
+        return set(Told.read(self.sets, "shop").problems)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(tmp_path, monkeypatch)
+
+
+def test_a_clock_that_is_not_set_is_told_once_and_no_problem_is_over_by_it(host: Host) -> None:
+    assert host.monitor().close() == []
+    (first,) = host.heard()
+    assert "no backup since" in first
+    before = host.told()
+    assert {"backup-missing", "no-drill"} < before
+    host.shows(UNSET)
+    host.monitor().close()
+    (message,) = host.heard()
+    assert "the clock says 1970-01-01T00:02:00Z: it is not set" in message
+    assert "Over" not in message
+    host.monitor().close()
+    assert host.heard() == []
+    assert host.told() == {*before, "clock"}
+    host.shows(RIGHT)
+    host.monitor().close()
+    (message,) = host.heard()
+    assert "Over: 1 of those" in message
+    assert host.told() == before
+
+
+def test_the_figures_of_a_clock_that_is_not_set_hold_no_time_of_it(host: Host) -> None:
+    host.monitor().close()
+    right = host.figures.read_text().splitlines()
+    host.shows(UNSET)
+    host.monitor().close()
+    figures = host.figures.read_text()
+    assert "firedrill_checked_timestamp_seconds" not in figures
+    (made,) = (line for line in right if line.startswith("firedrill_last_success_timestamp"))
+    assert made in figures
+    assert 'firedrill_problems{name="shop",database="shop"} 0' not in figures
+
+
+def test_the_schedule_that_begins_nothing_since_no_clock_is_set_tells_so(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.shows(UNSET)
+    status = cli.main(["--config", str(host.settings), "due"])
+    assert status == ENVIRONMENT
+    assert "Nothing was begun, since the clock says 1970" in capsys.readouterr().err
+    (message,) = host.heard()
+    assert "it is not set" in message
+    assert host.figures.exists()
+
+
+def test_a_message_that_is_lost_while_no_clock_is_set_is_lost_at_no_time(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*unused: object) -> None:
+        raise HostError("it is lost")
+
+    host.shows(UNSET)
+    monkeypatch.setattr(monitor, "notify", lose)
+    host.monitor().close()
+    assert Told.read(host.sets, "shop").lost == "while the clock was not set: it is lost"
+
+
+@pytest.fixture
+def turn(host: Host) -> Iterator[threading.Event]:
+    """Another run tells, until the event."""
+    over, begun = threading.Event(), threading.Event()
+
+    def tell() -> None:
+        with run.telling(0):
+            begun.set()
+            over.wait(60)
+
+    other = threading.Thread(target=tell)
+    other.start()
+    assert begun.wait(60)
+    yield over
+    over.set()
+    other.join()
+
+
+def test_who_tells_waits_until_another_has_told(host: Host, turn: threading.Event) -> None:
+    mine = threading.Thread(target=host.monitor().close)
+    mine.start()
+    time.sleep(0.3)
+    assert not host.figures.exists()
+    turn.set()
+    mine.join()
+    assert host.figures.exists()
+    assert len(host.heard()) == 1
+
+
+@pytest.mark.usefixtures("turn")
+def test_one_that_tells_without_end_is_named_and_not_waited_for_longer(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "_TURN_S", 0.2)
+    (warning,) = host.monitor().close()
+    assert "Another run is telling others: `firedrill`, process" in warning
+    assert (host.heard(), host.figures.exists()) == ([], False)

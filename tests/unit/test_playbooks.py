@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +19,12 @@ import yaml
 ROOT = Path(__file__).parents[2]
 #: It only looks; the playbooks that change hosts begin with it.
 CHECK = "_variables.yml"
-COMMAND = Path("/usr/local/bin/firedrill")
 
 
 def played(playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A playbook of a checkout in which no inventory is named."""
     program = Path(sys.executable).with_name("ansible-playbook")
-    command = [str(program), f"playbooks/{playbook}", *arguments]
+    command = [str(program), str(Path("playbooks", playbook)), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -38,9 +39,12 @@ def test_whoever_means_this_machine_says_so() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.skipif(COMMAND.exists(), reason="this machine has the command")
-def test_a_host_without_the_command_is_told_where_copies_come_from() -> None:
-    settings = {"ansible_become": False, "firedrill_offsite": {"nas": {"type": "rsync"}}}
+def test_a_host_without_the_command_is_told_where_copies_come_from(tmp_path: Path) -> None:
+    settings = {
+        "ansible_become": False,
+        "_backup_program": str(tmp_path / "firedrill"),
+        "firedrill_offsite": {"nas": {"type": "rsync"}},
+    }
     failed = played("backup.yml", "--check", "--tags", "offsite", "-e", json.dumps(settings))
     assert failed.returncode != 0
     told = " ".join(failed.stdout.split())
@@ -54,3 +58,276 @@ def test_what_sets_up_hosts_begins_with_that_check(name: str) -> None:
     imported = [play.get("ansible.builtin.import_playbook") for play in plays]
     first = next(number for number, play in enumerate(plays) if "hosts" in play)
     assert CHECK in imported[:first]
+
+
+# -- what a recovery sees before it touches the host
+
+#: As the host's own, it has no path but the one that a test gives it.
+LOOK = """
+- hosts: localhost
+  gather_facts: false
+  environment: {PATH: "{{ test_place }}/bin"}
+  tasks:
+    - ansible.builtin.set_fact: {_recover_wanted: "{{ firedrill_dump }}"}
+    - ansible.builtin.import_role: {name: firedrill.postgres.recover, tasks_from: look}
+    - ansible.builtin.debug: {msg: "It takes {{ _recover_source }}"}
+"""
+ANSWERS = """#!/bin/sh
+case $1 in
+ps) printf '%s' "$CONTAINERS" ;;
+volume) printf '%s' "$VOLUMES" ;;
+esac
+"""
+DEAD = "#!/bin/sh\necho 'Cannot connect to the Docker daemon. Is it running?' >&2\nexit 1\n"
+BEGUN = {"database": "ai_fsm", "dump": "offsite:latest", "dump_host": "", "began": 1790000000}
+RESTORED = {**BEGUN, "set": "ai_fsm_20260219_020000"}
+
+
+class Host:
+    """What there is on a host that is to be recovered."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        (place / "bin").mkdir()
+        (place / "bin" / "timeout").symlink_to(str(shutil.which("timeout")))
+        (place / "look.yml").write_text(LOOK, encoding="utf-8")
+
+    def docker(self, script: str, containers: str = "", volumes: str = "") -> None:
+        program = self.place / "bin" / "docker"
+        values = f"CONTAINERS={shlex.quote(containers)}\nVOLUMES={shlex.quote(volumes)}\n"
+        program.write_text(script.replace("\n", f"\n{values}", 1), encoding="utf-8")
+        program.chmod(0o755)
+
+    def has(self, path: str, content: str = "") -> None:
+        file = self.place / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+
+    def was_begun(self, known: dict[str, object]) -> None:
+        self.has("recovering", f"# A recovery\n{yaml.safe_dump(known)}")
+
+    def told(self, dump: str = "offsite:latest", **more: object) -> str:
+        """What somebody reads who wants to recover it."""
+        settings = {
+            "test_place": str(self.place),
+            "_recover_marker": str(self.place / "recovering"),
+            "firedrill_app_dir": str(self.place / "app"),
+            "firedrill_app_src": "/srv/app",
+            "firedrill_project": "ai-fsm",
+            "firedrill_service": "db",
+            "firedrill_database": "ai_fsm",
+            "firedrill_dump": dump,
+            **more,
+        }
+        play = played(str(self.place / "look.yml"), "-e", json.dumps(settings))
+        # Its lines are broken anywhere.
+        told = " ".join(play.stdout.split())
+        assert ("It takes" in told) == (play.returncode == 0), told
+        return told
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_a_host_without_docker_is_blank(host: Host) -> None:
+    host.has("app/certificate.pem")
+    assert "It takes offsite:latest" in host.told()
+
+
+def test_a_host_whose_engine_has_nothing_of_the_project_is_blank(host: Host) -> None:
+    host.docker(ANSWERS)
+    assert "It takes offsite:latest" in host.told()
+
+
+def test_a_host_whose_engine_does_not_answer_is_refused(host: Host) -> None:
+    host.docker(DEAD)
+    told = host.told()
+    assert (
+        "its engine does not answer (Cannot connect to the Docker daemon. Is it running?)" in told
+    )
+    assert "Nothing was touched" in told
+    assert "systemctl start docker" in told
+    # What the first attempt has left so, it mends.
+    host.was_begun(BEGUN)
+    assert "It takes offsite:latest" in host.told()
+
+
+@pytest.mark.parametrize("there", [("exited db", ""), ("", "volume ai-fsm_db-data")])
+def test_a_host_with_something_of_the_project_is_refused(
+    host: Host, there: tuple[str, str]
+) -> None:
+    host.docker(ANSWERS, *there)
+    told = host.told()
+    assert "containers or volumes of the project ai-fsm already, so it is not blank" in told
+    assert "firedrill.postgres.restore -e dump=" in told
+
+
+@pytest.mark.parametrize(
+    "file", ["compose.yaml", "docker-compose.yml", "data/18/docker/PG_VERSION"]
+)
+def test_a_host_with_the_files_of_the_application_is_refused(host: Host, file: str) -> None:
+    host.docker(ANSWERS)
+    host.has(f"app/{file}")
+    told = host.told()
+    assert f"{host.place}/app/{file}" in told
+    assert "so it is not blank. Nothing was touched" in told
+    assert "move it away" in told
+    host.was_begun(BEGUN)
+    assert "It takes offsite:latest" in host.told()
+
+
+@pytest.mark.parametrize("target", ["", "nas/"])
+def test_the_same_command_takes_the_very_set_that_it_has_restored(host: Host, target: str) -> None:
+    host.docker(ANSWERS, "running db\nrunning web\n", "volume ai-fsm_db-data\n")
+    host.was_begun({**RESTORED, "dump": f"offsite:{target}latest"})
+    told = host.told(f"offsite:{target}latest")
+    assert f"It takes offsite:{target}ai_fsm_20260219_020000" in told
+
+
+def test_another_command_is_refused_once_a_set_was_restored(host: Host) -> None:
+    host.docker(ANSWERS, "running db\n", "volume ai-fsm_db-data\n")
+    host.was_begun({**RESTORED, "dump": "latest", "dump_host": "nas"})
+    for more in ({}, {"dump": "latest", "firedrill_dump_host": "friend"}):
+        told = host.told(**more)
+        assert "Nothing was touched" in told
+        assert (
+            "with `-e dump=latest -e dump_host=nas`, and ai_fsm_20260219_020000 was restored"
+            in told
+        )
+        assert f"remove {host.place}/recovering" in told
+    told = host.told("latest", firedrill_dump_host="nas", firedrill_database="wiki")
+    assert "of database ai_fsm with" in told
+
+
+def test_before_anything_was_restored_another_set_may_be_taken(host: Host) -> None:
+    host.docker(ANSWERS, "running db\nexited migrate\n", "volume ai-fsm_db-data\n")
+    host.was_begun(BEGUN)
+    assert "It takes offsite:nas/latest" in host.told("offsite:nas/latest")
+
+
+def test_a_host_that_somebody_has_brought_back_meanwhile_is_refused(host: Host) -> None:
+    host.docker(ANSWERS, "running db\nrunning web\n", "volume ai-fsm_db-data\n")
+    host.was_begun(BEGUN)
+    told = host.told()
+    assert "has restored nothing yet, but services of the project ai-fsm run: web." in told
+    assert f"remove {host.place}/recovering" in told
+
+
+@pytest.mark.parametrize("content", ["", "A recovery of this host was begun and has not ended.\n"])
+def test_a_recovery_of_which_nothing_is_known_is_refused(host: Host, content: str) -> None:
+    host.has("recovering", content)
+    told = host.told()
+    assert f"its file {host.place}/recovering does not say of what" in told
+
+
+def test_databases_that_do_not_come_back_are_named_with_their_commands(host: Host) -> None:
+    assert "NOT recovered:" not in host.told()
+    told = host.told(firedrill_more_databases={"wiki": {}, "our shop": {}})
+    assert "NOT recovered: wiki, our shop." in told
+    assert "sudo firedrill restore offsite:latest --restore-superusers --database wiki" in told
+    assert "--database 'our shop'" in told.replace("''", "'")
+    encrypted = {"wiki": {"encryption": {"with": "age"}}}
+    told = host.told("latest", firedrill_dump_host="nas", firedrill_more_databases=encrypted)
+    assert "sudo firedrill restore DUMP --identity-file KEY --restore-superusers" in told
+    assert "DUMP is the file of a set that you have copied to the host, KEY is the file" in told
+
+
+# -- copies offsite after a backup
+
+COPIES = """#!/bin/sh
+printf '%s' "$SAID"
+exit "$STATUS"
+"""
+
+
+def copied(place: Path, said: dict[str, object], status: int = 0) -> str:
+    """What the role `backup` says when the host's command says that of its copies."""
+    program = place / "firedrill"
+    values = f"SAID={shlex.quote(json.dumps(said))}\nSTATUS={status}\n"
+    program.write_text(COPIES.replace("\n", f"\n{values}", 1), encoding="utf-8")
+    program.chmod(0o755)
+    settings = {
+        "ansible_become": False,
+        "_backup_program": str(program),
+        "firedrill_offsite": {"nas": {"type": "rsync"}, "bucket": {"type": "rclone"}},
+    }
+    play = played("backup.yml", "--tags", "offsite", "-e", json.dumps(settings))
+    assert (play.returncode == 0) == ("failed=1" not in play.stdout)
+    return " ".join(play.stdout.split())
+
+
+def test_a_target_that_the_host_does_not_know_yet_fails_the_play(tmp_path: Path) -> None:
+    nas, bucket = {"target": "nas"}, {"target": "bucket"}
+    said = {"msg": "all is offsite", "changed": True, "warnings": []}
+    assert "failed=0" in copied(tmp_path, {**said, "targets": [nas, bucket]})
+    told = copied(tmp_path, {**said, "targets": [nas]})
+    assert "failed=1" in told
+    assert "Nothing was copied to bucket: the settings of this host do not have" in told
+    assert "provision.yml has to be run again" in told
+
+
+def test_why_no_copy_could_be_made_is_said_in_the_words_of_the_command(tmp_path: Path) -> None:
+    told = copied(tmp_path, {"failed": True, "msg": "There is no offsite target. Nothing."}, 2)
+    assert "failed=1" in told
+    assert "No set was copied offsite: There is no offsite target. Nothing. The sets" in told
+    assert "run provision.yml" in told
+
+
+# -- what the role `engine` brings and what it keeps
+
+VARIABLES = f"""
+- hosts: localhost
+  gather_facts: false
+  vars_files:
+    - {ROOT}/roles/engine/defaults/main.yml
+    - {ROOT}/roles/engine/vars/main.yml
+  tasks:
+    - ansible.builtin.copy: {{content: "{{{{ wanted }}}}", dest: "{{{{ file }}}}", mode: "0600"}}
+"""
+
+
+def computed(place: Path, wanted: str, **settings: object) -> str:
+    """A variable of the role, for these settings."""
+    (place / "play.yml").write_text(VARIABLES, encoding="utf-8")
+    given = {**settings, "wanted": f"{{{{ {wanted} }}}}", "file": str(place / "found")}
+    given = {"firedrill_database": "shop", "firedrill_container": "db", **given}
+    play = played(str(place / "play.yml"), "-e", json.dumps(given))
+    assert play.returncode == 0, play.stdout
+    return (place / "found").read_text(encoding="utf-8")
+
+
+def test_the_programs_of_all_databases_are_installed(tmp_path: Path) -> None:
+    found = computed(
+        tmp_path,
+        "_engine_ciphers | sort | join(' ')",
+        firedrill_encryption={"with": "age", "recipients": ["age1x"]},
+        firedrill_more_databases={
+            "wiki": {"container": "wiki", "encryption": {"with": "gpg", "recipients": ["x"]}},
+            "plain": {"container": "plain"},
+        },
+    )
+    assert found == "age gpg"
+    assert computed(tmp_path, "_engine_ciphers | length | string") == "0"
+
+
+def test_files_that_a_configuration_of_rclone_names_are_known(tmp_path: Path) -> None:
+    far = "/etc/firedrill/offsite"
+    targets = {
+        "ours": {
+            "type": "rclone",
+            "remote": "far:x",
+            "config": f"[far]\ntype = sftp\nkey_file = {far}/by_hand.key\n",
+            "known_hosts": "nas ssh-ed25519 AAAA",
+        },
+        "theirs": {"type": "rclone", "remote": "far:y"},
+        "named": {"type": "rclone", "remote": "far:z", "config_file": "/root/named.conf"},
+    }
+    named = computed(tmp_path, "_engine_named", firedrill_offsite=targets)
+    assert f"{far}/by_hand.key" in named
+    assert f"config_file: {far}/ours.conf" in named
+    # It is for the configuration to name, and no setting.
+    assert "ours.known_hosts" not in named
+    found = computed(tmp_path, "_engine_rclone_files | join(' ')", firedrill_offsite=targets)
+    assert found == "/root/.config/rclone/rclone.conf /root/named.conf"

@@ -22,12 +22,12 @@ from markdown_it import MarkdownIt
 from recovery_sets import drilled
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import report as records
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     BusyError,
     HostError,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import LOG_NAME
 
 DAY = date(2026, 11, 24)
 HOSTILE = [

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from recovery_sets import lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report, iso
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import append_json
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import (
+    LOG_NAME,
+    append_json,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.state import look
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 from recovery_sets import lay_out
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import due as of_due
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import Section
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import LOG_NAME
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.due import _Drill
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import iso
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.due import _Drill, _Try
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report, iso
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import LOG_NAME
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.state import look
 
@@ -67,3 +70,18 @@ def test_a_drill_of_a_set_that_is_not_encrypted_is_repeated_while_nothing_was_te
     made = lay_out(tmp_path, created=NOW - timedelta(hours=10))
     drilled(tmp_path, "not_tested", NOW - timedelta(hours=2), made.name)
     assert due(tmp_path, {})
+
+
+def test_what_a_drill_of_the_schedule_found_is_noted_as_others_may_hear_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = Report("drill", changed=False, msg="no disk for public.orders", verdict="environment")
+    report.discreet = replace(report, msg="no disk")
+    monkeypatch.setattr(of_due, "uptime_s", lambda: 1e6)
+    monkeypatch.setattr(of_due, "drill", lambda *unused: report)
+    section = Section("shop", tmp_path, {"container": "c"})
+    tried = _Try(_Drill(Schedule()), section, NOW)
+    assert tried(None) is report
+    noted = Attempts(tmp_path, "shop").latest("drill")
+    assert noted
+    assert noted.msg == "no disk"

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .containers import Container, Containers
-from .errors import ConfigError
+from .errors import ConfigError, TargetError
+from .manifest import Source
 from .model import Target
 from .programs import Programs
 from .run import Run
@@ -31,6 +32,11 @@ class Access:
     def lock_identity(self) -> tuple[str, str]:
         """Two runs with the same one never overlap."""
         return self.container.name, self.target.database
+
+    @property
+    def has_server(self) -> bool:
+        """Whether there is a server to ask; of access_by_image() only the programs are there."""
+        return bool(self.container.id)
 
 
 def open_access(run: Run, target: Target) -> Access:
@@ -58,3 +64,34 @@ def access_to(run: Run, containers: Containers, container: Container, target: Ta
     """The same for a container that was found or made already."""
     server = Server(containers, run, container, target)
     return Access(run, target, containers, container, server, Programs(containers, run, server))
+
+
+def access_by_image(run: Run, target: Target, source: Source, refusal: TargetError) -> Access:
+    """What can be done with a set where the container that it is of is not to be had: its image, which has the programs.
+
+    :param refusal: why there is no container.
+    :raises TargetError: this host has not got the image either.
+    """
+    containers = Containers()
+    # Where only sets are read and drilled, nothing else does it.
+    containers.sweep()
+    # Another processor has another image of the same release, which only digest and name can tell.
+    image_id = containers.image_id([source.image_id, source.image_digest, source.image])
+    if not image_id:
+        raise TargetError(
+            f"{refusal.what}, and this host has not got the image that made the dump, {source.image}",
+            state="Nothing was changed",
+            todo=f"`docker pull {source.image_digest or source.image}`, or bring it with `docker save` from host "
+            f"{source.host} and `docker load`",
+        )
+    container = Container(
+        id="",
+        name=source.container,
+        pid=0,
+        started_at="",
+        image=source.image,
+        image_id=image_id,
+        image_digest=source.image_digest,
+        environment={},
+    )
+    return access_to(run, containers, container, target)

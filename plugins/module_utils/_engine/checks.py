@@ -16,9 +16,9 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Callable
 
+from .answers import compiled, judge, printable, problem_of, request_of, shown
 from .containers import Containers
 from .errors import ConfigError, FiredrillError, TargetError
-from .exchange import compiled, judge, printable, problem_of, request_of, shown
 from .model import (
     Assertion,
     CheckResult,

@@ -15,10 +15,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Protocol, cast
+from typing import Protocol
 
+from . import host_programs
 from .errors import FiredrillError, HostError, ToolError
-from .host_programs import missing_program
+from .host_programs import Ended, end, pipe
 
 _CHUNK_BYTES = 256 * 1024
 
@@ -37,17 +38,8 @@ class Plaintext:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a program ended, and what it wrote."""
-
-    status: int
-    output: bytes
-    messages: str
-
-
 def start(command: Sequence[str], passphrase: str = "") -> subprocess.Popen[bytes]:
-    """A child without a terminal, so that it can never ask, and with hardly an environment.
+    """A child that has hardly an environment.
 
     :param passphrase: for gpg, which reads it from a pipe.
     :raises HostError: the program is not there.
@@ -60,20 +52,9 @@ def start(command: Sequence[str], passphrase: str = "") -> subprocess.Popen[byte
         os.close(writer)
         words[1:1] = ["--pinentry-mode", "loopback", "--passphrase-fd", str(reader)]
     try:
-        return subprocess.Popen(
-            words,
-            pass_fds=(reader,) if passphrase else (),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=environment,
-            start_new_session=True,
+        return host_programs.start(
+            words, environment=environment, pass_fds=(reader,) if passphrase else ()
         )
-    except FileNotFoundError as error:
-        raise missing_program(command[0]) from error
-    except OSError as error:
-        raise HostError(f"{command[0]} cannot be started: {error.strerror}") from error
     finally:
         if passphrase:
             os.close(reader)
@@ -88,7 +69,7 @@ def call(command: Sequence[str], stdin: bytes = b"") -> Ended:
     try:
         output, messages = process.communicate(stdin)
     finally:
-        _end(process)
+        end(process)
     return Ended(process.returncode, output, messages.decode(errors="replace"))
 
 
@@ -108,21 +89,6 @@ def described(program: str, status: int, messages: str) -> str:
     if status < 0:
         return f"{program} was killed by {signal.Signals(-status).name}"
     return f"{program} ended with status {status}: {told(messages)}"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe:
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    """A stream of a program that start() made a pipe of, which its type does not say."""
-    return cast("IO[bytes]", stream)
 
 
 class Encrypting:
@@ -153,10 +119,10 @@ class Encrypting:
         if self._process.poll() is None:
             self._process.kill()
         self._collector.join()
-        _end(self._process)
+        end(self._process)
 
     def _collect(self) -> None:
-        descriptor = _pipe(self._process.stdout).fileno()
+        descriptor = pipe(self._process.stdout).fileno()
         try:
             while chunk := os.read(descriptor, _CHUNK_BYTES):
                 self._output.write(chunk)
@@ -174,7 +140,7 @@ class Encrypting:
         rest = memoryview(chunk)
         try:
             while rest:
-                rest = rest[os.write(_pipe(self._process.stdin).fileno(), rest) :]
+                rest = rest[os.write(pipe(self._process.stdin).fileno(), rest) :]
         except BrokenPipeError:
             self._conclude()
             raise ToolError(f"{self._program} stopped reading") from None
@@ -191,9 +157,9 @@ class Encrypting:
     def _conclude(self) -> None:
         process = self._process
         with contextlib.suppress(OSError):
-            _pipe(process.stdin).close()
+            pipe(process.stdin).close()
         self._collector.join()
-        messages = _pipe(process.stderr).read().decode(errors="replace")
+        messages = pipe(process.stderr).read().decode(errors="replace")
         status = process.wait()
         if self._problem:
             raise self._problem
@@ -221,9 +187,9 @@ class Decrypting:
         self._process = start(command, passphrase)
         # A private key is far smaller than a pipe; a program that does not read it says why itself.
         with contextlib.suppress(OSError):
-            _pipe(self._process.stdin).write(secret.encode())
+            pipe(self._process.stdin).write(secret.encode())
         with contextlib.suppress(OSError):
-            _pipe(self._process.stdin).close()
+            pipe(self._process.stdin).close()
 
     def __enter__(self) -> Decrypting:
         return self
@@ -234,11 +200,11 @@ class Decrypting:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _end(self._process)
+        end(self._process)
 
     def read(self, size: int = _CHUNK_BYTES) -> bytes:
         """The next piece of the plaintext, b"" at its end."""
-        chunk = os.read(_pipe(self._process.stdout).fileno(), size)
+        chunk = os.read(pipe(self._process.stdout).fileno(), size)
         self._digest.update(chunk)
         self._bytes += len(chunk)
         return chunk
@@ -254,7 +220,7 @@ class Decrypting:
         """
         while self.read():
             pass
-        messages = _pipe(self._process.stderr).read().decode(errors="replace")
+        messages = pipe(self._process.stderr).read().decode(errors="replace")
         status = self._process.wait()
         if status < 0:
             raise HostError(

@@ -21,7 +21,7 @@ from .config import DEFAULT_PATH, SCHEDULE_NAME, Section, load_config, load_sche
 from .drill import drill
 from .due import Task, due_tasks
 from .dump import backup
-from .errors import ConfigError, HostError, InterruptedRun, SetError
+from .errors import ConfigError, FiredrillError, HostError, InterruptedRun, SetError
 from .fetch import FAR
 from .holds import AcknowledgeRequest, acknowledge
 from .keyproofs import check_key
@@ -117,16 +117,22 @@ class Command:
 
     def run(self, watch: Watch) -> Iterator[Outcome]:
         """Does it, one database after the other; a failure of one does not keep the next from its turn."""
-        for task in self._tasks:
-            action = task.action or self.name
-            if self._monitor:
-                self._monitor.begin(action, task.label)
-            outcome, ended = self._attempt(task, watch)
-            if self._monitor:
-                self._monitor.ended(action, task.label, outcome)
-            yield outcome
-            if ended:
-                break
+        try:
+            for task in self._tasks:
+                action = task.action or self.name
+                # A look at the live database proves no restore, so it counts for no drill.
+                monitor = None if self._changes.get("live") else self._monitor
+                if monitor:
+                    monitor.begin(action, task.label)
+                outcome, ended = self._attempt(task, watch)
+                if monitor:
+                    monitor.ended(action, task.label, outcome)
+                yield outcome
+                if ended:
+                    break
+        except FiredrillError as error:
+            # What keeps the schedule from any work must not keep it from telling how the host stands.
+            yield failure(error, self.name)
 
     def tell(self) -> list[str]:
         """Tells others what the runs have come to; returns what could not be delivered, as warnings."""
@@ -189,7 +195,10 @@ class Command:
             raise ConfigError(
                 "Without a file of settings --backup-dir is needed", state="Nothing was changed"
             )
-        needs_server = self.name in ("backup", "restore", "drill", "rollback", "settle", "status")
+        # A drill of a set needs the image of its server only.
+        needs_server = self.name in ("backup", "restore", "rollback", "settle", "status") or (
+            self.name == "drill" and options.live
+        )
         whole = options.container or (options.project and options.service)
         if (needs_server and not whole) or (
             options.container and (options.project or options.service)
@@ -200,7 +209,7 @@ class Command:
         newest = (
             self.name == "verify" and not options.all and _is_relative(options.source or "latest")
         )
-        if not database and (needs_server or newest or self.name == "acknowledge"):
+        if not database and (needs_server or newest or self.name in ("acknowledge", "drill")):
             raise ConfigError(
                 "Without a file of settings --database is needed", state="Nothing was changed"
             )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import FiredrillError, HostError, TargetError
+from .errors import AbsentError, FiredrillError, HostError, TargetError
 from .run import Run, owner_lives
 
 try:
@@ -37,6 +37,8 @@ _ONEOFF = f"{_COMPOSE}oneoff"
 _STOP_GRACE_S = 30
 #: A container has 1024 of them unless told otherwise.
 _FEW_SHARES = 128
+#: When memory is short the kernel ends our own containers before any server that somebody needs (proc(5)).
+OOM_SCORE_ADJ = 500
 _DATA_DIRECTORY = "/var/lib/postgresql/data"
 
 
@@ -124,14 +126,15 @@ class Containers:
     def find(self, *, name: str = "", project: str = "", service: str = "") -> Container:
         """The one running container of that name, or of that Compose project and service.
 
-        :raises TargetError: none, more than one, or one that is not running.
+        :raises AbsentError: none.
+        :raises TargetError: more than one, or one that is not running.
         """
         if name:
             info = self._by_name(name)
         else:
             found = self._by_labels(project, service)
             if not found:
-                raise TargetError(
+                raise AbsentError(
                     f'There is no container of service "{service}" in Compose project "{project}"',
                     state="Nothing was changed",
                     todo="Compare with `docker ps -a`; is the project up, are both names right?",
@@ -162,7 +165,7 @@ class Containers:
                 if name in n or n[1:] in name
             )
             hint = f" (there is {', '.join(like[:5])})" if like else ""
-            raise TargetError(
+            raise AbsentError(
                 f'There is no container "{name}"{hint}',
                 state="Nothing was changed",
                 todo="Compare with `docker ps -a`",
@@ -235,6 +238,13 @@ class Containers:
             address=next((address for address in addresses if address), ""),
         )
 
+    def image_id(self, names: Sequence[str]) -> str:
+        """The id of the first of these images (by id, digest or name) that this host has; "" when it has none."""
+        for name in filter(None, names):
+            with contextlib.suppress(TargetError), asking(f"Looking for image {name}"):
+                return str(self.api.inspect_image(name)["Id"])
+        return ""
+
     def unchanged(self, container: Container) -> bool:
         """Whether it still runs, and is the same start of it."""
         try:
@@ -301,6 +311,11 @@ class Containers:
         blank = {key: "" for key in inherited or {} if key.startswith(_COMPOSE)}
         return {**blank, f"{LABEL}.kind": kind, _RUN: run.id, _OWNER: run.mark}
 
+    def volumes_directory(self) -> str:
+        """Where the engine keeps the data of volumes, by its own account: it may be a path that is not seen from here."""
+        with asking("Looking for the directory of volumes"):
+            return f"{self.api.info()['DockerRootDir']}/volumes"
+
     @contextlib.contextmanager
     def throwaway(
         self,
@@ -327,6 +342,7 @@ class Containers:
                 host = self.api.create_host_config(
                     network_mode="none",
                     cpu_shares=cpu_shares(),
+                    oom_score_adj=OOM_SCORE_ADJ,
                     shm_size=shm_bytes or None,
                     # What the image's entrypoint needs to prepare the data directory and to leave root.
                     cap_drop=["ALL"],

@@ -6,19 +6,16 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import re
-from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from . import checks, report
-from .access import Access, open_access
+from .access import Access, access_by_image, open_access
 from .catalog import apply_properties, create_database, drop_database
 from .errors import (
+    AbsentError,
     FiredrillError,
     HostError,
     LockedError,
@@ -28,8 +25,9 @@ from .errors import (
     TargetError,
     ToolError,
 )
-from .fetch import locate
+from .fetch import Located, locate
 from .journal import Entry, Journal
+from .keyproofs import Proof, note_proof
 from .keyring import Key, identity_of, open_key
 from .load import analyze, check_evidence, load
 from .manifest import Manifest
@@ -42,22 +40,19 @@ from .model import (
     HttpCheck,
     Report,
     Target,
-    human_bytes,
     iso,
     utc_now,
 )
 from .preflight import examine_set
+from .programs import major_of
 from .roles import create_roles
-from .run import Progress, Run
+from .run import Progress, Run, Signalled
 from .scratch import scratch
 from .sealed import unseal
 from .targets import Offsite
 from .vault import RecoverySet, Vault
+from .verdicts import NO_APPLICATION, discreet, told_trouble, verdict_of
 
-LOG_NAME = "drills.jsonl"
-_NO_APPLICATION = (
-    "the throwaway server has no network and no application; run the drill with target live for it"
-)
 #: Classes of SQLSTATE that blame the server, not what it was given (errcodes-appendix.html of the manual):
 #: insufficient resources, operator intervention, system error.
 _NOT_THE_SET = ("53", "57", "58")
@@ -99,8 +94,14 @@ class _Findings:
     warnings: list[str] = field(default_factory=list)
     broken: tuple[str, str] | None = None
     encrypted: bool = False
+    #: It was opened: an error may name what is in it.
+    opened: bool = False
+    #: What others may hear instead of the reason in `broken`; "" for that itself.
+    told: str = ""
     #: "" when it was not found.
     container: str = ""
+    #: Of a set that is encrypted: its key opened it, and all of it was read.
+    proof: Proof | None = None
 
 
 def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
@@ -114,32 +115,80 @@ def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
     identity = identity_of(request.identity, request.identity_file)
     with Run("drill", timeout_s=request.timeout_s, progress=progress) as run:
         run.state = "Production was not touched"
+        if request.check:
+            return _forecast(run, request)
+        found = _Findings()
         try:
-            access = open_access(run, request.target)
-        except (HostError, TargetError) as error:
-            if request.check:
-                raise
-            return _concluded(run, request, _Findings(broken=("environment", str(error))))
-        with run.lock("drill", *access.lock_identity):
-            if request.check:
-                return _forecast(access, request)
-            found = _Findings(container=access.container.name)
-            try:
-                if request.live:
-                    _drill_live(access, request, found)
-                else:
-                    with open_key(run, identity) as key:
-                        _drill_set(access, request, key, found)
-            except LockedError as error:
-                found.broken = ("not_tested", str(error))
-            except (SetError, ToolError) as error:
-                found.broken = found.broken or ("backup_bad", str(error))
-            except (HostError, TargetError, OffsiteError) as error:
-                found.broken = found.broken or ("environment", str(error))
-            except ServerError as error:
-                blamed = not request.live and error.sqlstate[:2] not in _NOT_THE_SET
-                found.broken = ("backup_bad" if blamed else "environment", str(error))
+            _hold(run, request, identity, found)
+        except LockedError as error:
+            found.broken = ("not_tested", str(error))
+        except (SetError, ToolError) as error:
+            found.broken = ("backup_bad" if found.set_name else "not_tested", str(error))
+            if found.opened:
+                found.told = told_trouble("it does not give back what was dumped")
+        except (HostError, TargetError, OffsiteError) as error:
+            found.broken = ("environment", str(error))
+            # What is said before, as of the room that lacks, comes from no table.
+            if found.opened and "load" in run.phases:
+                found.told = told_trouble("this host could not restore it")
+        except ServerError as error:
+            blamed = not request.live and error.sqlstate[:2] not in _NOT_THE_SET
+            found.broken = ("backup_bad" if blamed else "environment", str(error))
+            if found.opened:
+                found.told = told_trouble("the server failed in the middle of it")
+        except Signalled:
+            # What it has made is gone by now, and it will be asked whether there was a drill.
+            found.broken = ("not_tested", f"it was ended by {run.cause} before it was over")
+            _concluded(run, request, found)
+            raise
+        with run.undisturbed():
             return _concluded(run, request, found)
+
+
+def _hold(run: Run, request: DrillRequest, identity: str, found: _Findings) -> None:
+    access, located = _find(run, request, found)
+    with run.lock("drill", *access.lock_identity):
+        if located is None:
+            _drill_live(access, request, found)
+        else:
+            with open_key(run, identity) as key:
+                _drill_set(access, request, located, key, found)
+
+
+def _find(run: Run, request: DrillRequest, found: _Findings) -> tuple[Access, Located | None]:
+    """The way to the server, and the set, if it is one that is asked. Where the set's server is not, its image does."""
+    access: Access | None = None
+    refusal = AbsentError("No container was named")
+    target = request.target
+    try:
+        if not (target.container or target.project or target.service):
+            raise refusal
+        access = open_access(run, target)
+        found.container = access.container.name
+    except AbsentError as error:
+        if request.live:
+            raise
+        refusal = error
+    if request.live and access:
+        return access, None
+    located = locate(
+        run, Vault(request.directory), request.source, target.database, request.offsite
+    )
+    recovery_set = located.recovery_set
+    found.set_name, found.path = recovery_set.name, str(recovery_set.path)
+    found.encrypted = recovery_set.locked
+    found.warnings += located.warnings
+    if access is None:
+        source = recovery_set.require_manifest().source
+        access = access_by_image(run, target, source, refusal)
+        found.container = access.container.name
+        is_same = access.container.image_id == source.image_id
+        found.warnings.append(
+            f"{refusal.what}: drilled with the image {source.image} "
+            + ("that made the dump" if is_same else "as this host has it")
+            + (f"; {source.host} is not told" if source.host != platform.node() else "")
+        )
+    return access, located
 
 
 def _validate(request: DrillRequest) -> None:
@@ -151,53 +200,22 @@ def _validate(request: DrillRequest) -> None:
             raise
 
 
-def verdict_of(results: Iterable[CheckResult]) -> tuple[str, str]:
-    """The verdict over all checks, and the reason for it.
-
-    A broken promise about the data is `backup_bad`; an application that does not answer, or a check that
-    could not be asked, is `environment`; a check that was not run leaves at best `partial`. That the throwaway
-    server has no application is no shortcoming of a drill of a set, which is asked for its data.
-    """
-    listed = list(results)
-    data = [r for r in listed if r.status == "failed" and r.kind != "http"]
-    elsewhere = [
-        r for r in listed if r.status == "error" or (r.status == "failed" and r.kind == "http")
-    ]
-    skipped = [r for r in listed if r.status == "skipped" and r.reason != _NO_APPLICATION]
-    passed = [r for r in listed if r.status == "ok" and r.kind != "server"]
-    for verdict, culprits in (("backup_bad", data), ("environment", elsewhere)):
-        if culprits:
-            return verdict, "; ".join(f"{r.kind} {r.name}: {r.reason}" for r in culprits[:5])
-    if not passed:
-        return "not_tested", "no check was run" + (f": {skipped[0].reason}" if skipped else "")
-    if skipped:
-        return "partial", "; ".join(
-            f"{r.kind} {r.name} was skipped: {r.reason}" for r in skipped[:5]
-        )
-    unasked = len([r for r in listed if r.reason == _NO_APPLICATION])
-    besides = f", {unasked} of the application skipped" if unasked else ""
-    return "pass", f"{len(passed)} checks of {len(passed)} are ok{besides}"
-
-
-def _drill_set(access: Access, request: DrillRequest, key: Key, found: _Findings) -> None:
+def _drill_set(
+    access: Access, request: DrillRequest, located: Located, key: Key, found: _Findings
+) -> None:
     run, database = access.run, request.target.database
-    vault = Vault(request.directory)
-    try:
-        located = locate(run, vault, request.source, database, request.offsite)
-    except SetError as error:
-        found.broken = ("not_tested", str(error))
-        return
-    found.set_name, found.path = located.recovery_set.name, str(located.recovery_set.path)
-    found.encrypted = located.recovery_set.locked
-    found.warnings += located.warnings
     if located.is_far:
         # Whether the key opens it is told before all of it comes down.
-        located.opened(key)
+        located.opened(key, found.warnings)
     with ExitStack() as stack:
-        recovery_set = stack.enter_context(located.here())
+        recovery_set = stack.enter_context(located.here(found.warnings))
         with run.phase("check set"):
             recovery_set = _unsealed(recovery_set, key)
+            found.opened = bool(recovery_set.key)
             manifest = _examine(access, recovery_set)
+        if manifest.encryption and recovery_set.key:
+            recipients = manifest.encryption.recipients
+            found.proof = Proof.now(recovery_set.name, recipients, recovery_set.opened_by)
         found.rows = manifest.evidence.counts()
         if request.freshness and not request.freshness.sql:
             found.results.append(
@@ -208,7 +226,7 @@ def _drill_set(access: Access, request: DrillRequest, key: Key, found: _Findings
         _restore_into(inside, request, recovery_set, manifest, found)
         _check_data(inside, request, manifest, found)
     names = [check.label for check in request.http_checks]
-    found.results += checks.skipped("http", names, _NO_APPLICATION)
+    found.results += checks.skipped("http", names, NO_APPLICATION)
 
 
 def _unsealed(recovery_set: RecoverySet, key: Key) -> RecoverySet:
@@ -221,10 +239,24 @@ def _unsealed(recovery_set: RecoverySet, key: Key) -> RecoverySet:
 
 
 def _examine(access: Access, recovery_set: RecoverySet) -> Manifest:
-    with access.server.maintenance(access.target.database):
-        pass
-    manifest, unused_contents = examine_set(access, recovery_set, verify=True)
+    manifest, unused_contents = examine_set(
+        access.programs, _major(access, recovery_set), recovery_set, verify=True
+    )
     return manifest or recovery_set.require_manifest()
+
+
+def _major(access: Access, recovery_set: RecoverySet) -> int:
+    if access.has_server:
+        with access.server.maintenance(access.target.database):
+            return access.server.major
+    version, source = access.programs.version(), recovery_set.require_manifest().source
+    if major_of(version) < source.major:
+        raise TargetError(
+            f"The image {source.image} of this host is PostgreSQL {version}, the set is of {source.major}",
+            state="Production was not touched",
+            todo=f"`docker pull {source.image_digest or source.image}`",
+        )
+    return major_of(version)
 
 
 def _restore_into(
@@ -267,6 +299,10 @@ def _evidence_result(comparison: Comparison, manifest: Manifest) -> CheckResult:
         return CheckResult("evidence", "equal", "failed", "; ".join(comparison.differences[:10]))
     if manifest.evidence.level == "none":
         return CheckResult("evidence", "equal", "skipped", "; ".join(comparison.not_compared))
+    if comparison.unread:
+        unread = "; ".join(comparison.unread[:10])
+        reason = f"{comparison.compared} tables are equal, not compared: {unread}"
+        return CheckResult("evidence", "equal", "partial", reason)
     return CheckResult("evidence", "equal", "ok", f"{comparison.compared} tables")
 
 
@@ -331,32 +367,35 @@ def _live_freshness(access: Access, freshness: Freshness) -> CheckResult:
     return checks.check_freshness(freshness, utc_now(), access.server, access.target.database)
 
 
-def _forecast(access: Access, request: DrillRequest) -> Report:
-    database = request.target.database
-    if request.live:
-        name, what = (
-            "",
-            f"ask the live database and the application {len(request.http_checks)} HTTP checks",
-        )
-    else:
-        located = locate(
-            access.run, Vault(request.directory), request.source, database, request.offsite
-        )
-        name = located.recovery_set.name
-        what = f"restore {name} into a throwaway server of image {access.container.image}"
+def _forecast(run: Run, request: DrillRequest) -> Report:
+    found = _Findings()
+    access, located = _find(run, request, found)
+    with run.lock("drill", *access.lock_identity):
+        if located is None:
+            what = (
+                f"ask the live database and the application {len(request.http_checks)} HTTP checks"
+            )
+        else:
+            what = f"restore {found.set_name} into a throwaway server of image {access.container.image}"
     return Report(
         action="drill",
         changed=request.record_file is not None,
         msg=f"Would {what} and check {len(request.assertions)} assertions",
-        database=database,
+        database=request.target.database,
         container=access.container.name,
-        set_name=name,
+        set_name=found.set_name,
+        warnings=found.warnings,
     )
 
 
 def _concluded(run: Run, request: DrillRequest, found: _Findings) -> Report:
     outcome = _outcome(run, request, found)
-    _record(request, outcome, encrypted=found.encrypted)
+    _record(request, outcome, found)
+    if found.proof:
+        try:
+            note_proof(request.directory, request.target.database, found.proof)
+        except HostError as error:
+            outcome.warnings.append(str(error))
     return outcome
 
 
@@ -365,7 +404,7 @@ def _outcome(run: Run, request: DrillRequest, found: _Findings) -> Report:
     subject = (
         found.set_name if not request.live else f'the live database "{request.target.database}"'
     )
-    return Report(
+    outcome = Report(
         action="drill",
         changed=request.record_file is not None,
         msg=f"{verdict}: {subject or request.source}: {reason}",
@@ -384,59 +423,29 @@ def _outcome(run: Run, request: DrillRequest, found: _Findings) -> Report:
             "checks": [asdict(result) for result in found.results],
             "rto_s": found.rto_s,
             "restored_at": found.restored_at,
-            "hardware": hardware(),
+            "hardware": report.hardware(),
             "differences": list(found.comparison.differences),
             "not_compared": list(found.comparison.not_compared),
         },
     )
+    if found.encrypted:
+        trouble = (found.told or found.broken[1]) if found.broken else None
+        outcome.discreet = discreet(
+            outcome, found.results, found.comparison, request.assertions, trouble
+        )
+    return outcome
 
 
-def _record(request: DrillRequest, outcome: Report, *, encrypted: bool) -> None:
+def _record(request: DrillRequest, outcome: Report, found: _Findings) -> None:
     """Writes the records; a record that cannot be written never changes the verdict."""
-    written = _discreet(outcome) if encrypted else outcome
     try:
         if request.record_file:
-            outcome.details["record"] = report.append_record(request.record_file, written)
-        log_file = request.log_file or request.directory / LOG_NAME
+            outcome.details["record"] = report.append_record(request.record_file, outcome.public)
+        if found.set_name and not request.log_file:
+            # A host that only drills has no sets of its own.
+            Vault(request.directory).prepare()
+        log_file = request.log_file or request.directory / report.LOG_NAME
         if log_file.parent.is_dir():
-            report.append_json(log_file, written)
+            report.append_json(log_file, outcome.public)
     except FiredrillError as error:
         outcome.warnings.append(f"the drill was not recorded: {error}")
-
-
-def _discreet(outcome: Report) -> Report:
-    """An outcome without what is in the database: what an encrypted set hides must not lie beside it in a record."""
-    untold = "told to whoever held the drill"
-    listed = outcome.details["checks"]
-    told = [
-        {**check, "reason": "" if check["status"] == "ok" else untold}
-        if check["reason"] != _NO_APPLICATION
-        else check
-        for check in listed
-    ]
-    reason = outcome.details["reason"] if not listed or outcome.verdict == "pass" else untold
-    blank: dict[str, Any] = {"rows": {}, "differences": [], "not_compared": []}
-    return replace(
-        outcome,
-        msg=f"{outcome.verdict}: {outcome.set_name}: {reason}",
-        warnings=[],
-        details={**outcome.details, **blank, "checks": told, "reason": reason},
-    )
-
-
-def hardware() -> str:
-    """The machine in a few words: model, processors, memory."""
-    try:
-        model = Path("/proc/device-tree/model").read_text().strip("\0\n ")
-    except OSError:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        model = found[1] if found else "unknown model"
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return ", ".join(
-        [
-            model,
-            platform.machine(),
-            f"{os.cpu_count()} processors",
-            human_bytes(memory) + " of memory",
-        ]
-    )

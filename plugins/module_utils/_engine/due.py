@@ -38,8 +38,6 @@ from .settling import SettleRequest, interrupted, settle_interrupted
 from .state import State, look
 from .vault import Vault
 
-#: So long a run waits for the network to set the clock.
-_CLOCK_WAIT_S = 600.0
 _BOOT_S = 300.0
 _PAUSE_S = 10.0
 
@@ -66,7 +64,8 @@ def due_tasks(
     with only_one("due"):
         if not check:
             yield from _settlements(sections)
-        doubt = await_clock(_newest(sections), 0 if check else _CLOCK_WAIT_S)
+        newest = _newest(sections)
+        doubt = await_clock(newest, 0) if check else await_clock(newest)
         makers = (_Backup(schedule, policy, doubt), _Drill(schedule))
         for maker in makers:
             for section in sections:
@@ -174,7 +173,7 @@ class _Try:
             attempts.end(name, failure(error).error)
             raise
         untested = report.verdict in ("environment", "not_tested", NOT_OFFSITE)
-        attempts.end(name, report.msg if untested else "")
+        attempts.end(name, report.public.msg if untested else "")
         return report
 
     def _run(self, progress: Progress | None) -> Report:

@@ -27,10 +27,11 @@ from .errors import (
     SetError,
     ToolError,
 )
-from .evidence import Collector, sequence_evidence, sequence_values, snapshot
+from .evidence import Collector, holds_rows, sequence_evidence, sequence_values, snapshot
 from .filenames import DUMP, GLOBALS, MANIFEST, SEALED
 from .guide import GUIDE, update_guide
 from .journal import Journal
+from .killed import require_complete
 from .manifest import FileEntry, Manifest, Source
 from .model import (
     Compression,
@@ -46,7 +47,6 @@ from .model import (
 from .outlet import outlet
 from .programs import Contents, outdated
 from .recipients import Recipients, prepare
-from .recovery import require_complete
 from .retention import Candidate, loss_before
 from .roles import read_roles
 from .run import Progress, Run
@@ -147,7 +147,7 @@ def backup_with(
             + (
                 f", {manifest.evidence.rows} rows"
                 if request.evidence != "none"
-                else ", no evidence taken"
+                else ", no evidence taken" + (" and no row found" if manifest.rows == 0 else "")
             )
             + (f", encrypted with {manifest.encryption.method}" if manifest.encryption else "")
         ),
@@ -244,7 +244,7 @@ def _make(
             encryption=recipients.encryption if recipients else None,
         )
         with vault.unnamed() as dump, vault.unnamed() as globals_file:
-            moment, evidence, archive, contents = _capture(
+            moment, evidence, is_empty, archive, contents = _capture(
                 access, request, compress, session, dump, recipients
             )
             with run.phase("verify"):
@@ -270,6 +270,7 @@ def _make(
                     if request.globals
                     else None,
                     evidence=evidence,
+                    total_rows=0 if is_empty else None,
                     durations_s=dict(run.phases),
                     warnings=_warnings(manifest, evidence),
                     plaintext=tuple(
@@ -289,8 +290,8 @@ def _capture(
     session: Session,
     file: HashingFile,
     recipients: Recipients | None,
-) -> tuple[datetime, Evidence, Plaintext | None, Contents | None]:
-    """Archive and evidence of one snapshot, and its moment; a change of the schema that wants to go first does so.
+) -> tuple[datetime, Evidence, bool, Plaintext | None, Contents | None]:
+    """Archive and evidence of one snapshot, its moment, and whether, uncounted, it had no row at all; a change of the schema that wants to go first does so.
 
     :raises OvertakenError: another one did each time.
     """
@@ -312,9 +313,10 @@ def _capture(
                     with run.phase("evidence"):
                         evidence = collector.result()
                 after = sequence_values(session)
+                is_empty = request.evidence == "none" and not holds_rows(session, tables)
             if request.evidence != "none":
                 evidence = replace(evidence, sequences=sequence_evidence(before, after))
-            return moment, evidence, archive, contents
+            return moment, evidence, is_empty, archive, contents
         except OvertakenError as error:
             if not left:
                 raise OvertakenError(

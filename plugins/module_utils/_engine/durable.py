@@ -14,14 +14,15 @@ from typing import Any
 from .errors import HostError
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Puts a small file of mode 0600 in the place of the one before; it is on the disk when this returns.
+def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
+    """Puts a small file in the place of the one before; it is on the disk when this returns.
 
     :raises OSError: it could not be written; the one before is still there.
     """
     new = path.with_name(f".{path.name}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+        os.fchmod(descriptor, mode)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

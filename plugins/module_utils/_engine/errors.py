@@ -31,6 +31,10 @@ class TargetError(FiredrillError):
     """The container, the server or the database is not there or does not let us in."""
 
 
+class AbsentError(TargetError):
+    """This host has no such container, or none was named."""
+
+
 class SetError(FiredrillError):
     """A recovery set is missing, incomplete, damaged or of another database."""
 

@@ -40,39 +40,42 @@ class Located:
 
     recovery_set: RecoverySet
     warnings: tuple[str, ...] = ()
-    store: Store | None = None
+    #: The targets that list it whole, the one that its manifest is of first; none when it is on this host.
+    stores: tuple[Store, ...] = ()
     run: Run | None = field(default=None, repr=False)
     vault: Vault | None = field(default=None, repr=False)
 
     @property
     def is_far(self) -> bool:
-        return self.store is not None
+        return bool(self.stores)
 
-    def opened(self, key: Key) -> RecoverySet:
+    def opened(self, key: Key, warnings: list[str]) -> RecoverySet:
         """The set with its whole manifest, if it is encrypted. Of one at a target only the sealed part is downloaded, so
         that a wrong key is told before everything is.
 
+        :param warnings: gets what was wrong at targets, when another one had it.
         :raises LockedError: there is no key, or another one is needed.
-        :raises OffsiteError: the target failed.
+        :raises OffsiteError: every target failed.
         :raises SetError: the sealed part is damaged.
         """
         manifest = self.recovery_set.manifest
-        if not (self.store and self.run and manifest and manifest.sealed):
+        if not (self.stores and self.run and manifest and manifest.sealed):
             return unseal(self.recovery_set, key)
         private = self.run.private_directory("sealed")
-        _bring(manifest.sealed, self.store, private)
+        _bring(manifest.sealed, list(self.stores), private, warnings)
         found = unseal(RecoverySet(private / manifest.dump.name, manifest), key)
         return replace(found, path=self.recovery_set.path)
 
     @contextlib.contextmanager
-    def here(self) -> Iterator[RecoverySet]:
+    def here(self, warnings: list[str]) -> Iterator[RecoverySet]:
         """The set with its files on this host; what was downloaded for it is removed after the block.
 
-        :raises OffsiteError: the target failed.
+        :param warnings: gets what was wrong at targets, when another one had it.
+        :raises OffsiteError: every target failed.
         :raises HostError: there is no room for it.
         :raises SetError: what came is not what the manifest says.
         """
-        if not (self.store and self.run and self.vault):
+        if not (self.stores and self.run and self.vault):
             yield self.recovery_set
             return
         manifest = self.recovery_set.require_manifest()
@@ -83,7 +86,7 @@ class Located:
         try:
             private.mkdir(mode=0o700)
             with self.run.phase("download"):
-                dump = self._download(manifest, self.store, self.run, private)
+                dump = self._download(manifest, self.run, private, warnings)
             yield RecoverySet(dump, manifest)
         finally:
             shutil.rmtree(private, ignore_errors=True)
@@ -99,12 +102,12 @@ class Located:
                 todo="Free some space, or set backup_dir to a larger disk",
             )
 
-    @staticmethod
-    def _download(manifest: Manifest, store: Store, run: Run, private: Path) -> Path:
+    def _download(self, manifest: Manifest, run: Run, private: Path, warnings: list[str]) -> Path:
+        stores = list(self.stores)
         total = sum(entry.bytes for entry in manifest.entries)
         done = 0
         for entry in manifest.entries:
-            _bring(entry, store, private)
+            _bring(entry, stores, private, warnings)
             done += entry.bytes
             run.advance(done, total)
         # With the manifest it is a set like any other.
@@ -114,9 +117,32 @@ class Located:
         return private / manifest.dump.name
 
 
-def _bring(entry: FileEntry, store: Store, private: Path) -> None:
-    """:raises SetError: what came is not what the manifest says."""
+def _bring(entry: FileEntry, stores: list[Store], private: Path, warnings: list[str]) -> None:
+    """Downloads a file from the first of these targets that has it as its manifest says, and puts that one first.
+
+    :raises OffsiteError: every target failed.
+    :raises SetError: what came is not what the manifest says, from one target at least.
+    """
+    refusals: list[OffsiteError | SetError] = []
     path = private / entry.name
+    for store in stores:
+        try:
+            _bring_from(store, entry, path)
+        except (OffsiteError, SetError) as error:
+            refusals.append(error)
+            # By its size and date the next program may take it for the file that is wanted.
+            path.unlink(missing_ok=True)
+            continue
+        told = [f"{error.what}; {entry.name} was taken from {store.name}" for error in refusals]
+        warnings += [one for one in told if one not in warnings]
+        stores.sort(key=lambda one: one is not store)
+        return
+    worst = next((one for one in refusals if isinstance(one, SetError)), refusals[0])
+    what = "; ".join(error.what for error in refusals)
+    raise type(worst)(what, state=worst.state, todo=worst.todo)
+
+
+def _bring_from(store: Store, entry: FileEntry, path: Path) -> None:
     store.get(entry.name, path)
     if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
         raise SetError(
@@ -175,7 +201,7 @@ class _Search:
                 state="Nothing was changed",
                 todo="Write offsite:latest, offsite:TARGET/latest or offsite:TARGET/NAME",
             )
-        self._stores = [store_of(one, offsite.folder) for one in targets]
+        self._stores = [store_of(one, offsite.folder, run) for one in targets]
 
     def find(self) -> Located:
         known: list[_At[FarSet]] = []
@@ -189,16 +215,22 @@ class _Search:
                 except OffsiteError as error:
                     refusals.append(error)
             self._warnings += [f"could not be asked: {error.what}" for error in refusals]
-            scratch = self._run.private_directory("manifest")
             known.sort(key=lambda pair: (pair[0].created, pair[0].name), reverse=True)
             for far, store in known:
-                if self._is_meant(far) and (manifest := self._manifest(far, store, scratch)):
+                if self._is_meant(far) and (manifest := self._manifest(far, store)):
                     is_own = manifest.source.host == platform.node() or not self._any_newest
                     (own if is_own else others).append((manifest, store))
                     if is_own and not self._is_passed_over(far.created):
                         break
         if own or others:
-            return self._located(*self._newest(own or self._of_one_host(others)))
+            manifest, store = self._newest(own or self._of_one_host(others))
+            # That a file there is the same one, its SHA-256 shows once it has come.
+            further = [
+                other
+                for far, other in known
+                if far.name == manifest.name and other is not store and far.holds(manifest)
+            ]
+            return self._located(manifest, store, *further)
         if refusals:
             raise refusals[0]
         names = ", ".join(one.name for one, unused_store in known[:5]) or "none"
@@ -241,7 +273,7 @@ class _Search:
             )
         return others
 
-    def _located(self, manifest: Manifest, store: Store) -> Located:
+    def _located(self, manifest: Manifest, store: Store, *further: Store) -> Located:
         source = manifest.source
         if source.host != platform.node():
             self._warnings.append(
@@ -249,7 +281,7 @@ class _Search:
                 f"at {manifest.created_at}; this host is {platform.node()}"
             )
         found = RecoverySet(Path(f"{store.place}/{manifest.dump.name}"), manifest)
-        return Located(found, tuple(self._warnings), store, self._run, self._vault)
+        return Located(found, tuple(self._warnings), (store, *further), self._run, self._vault)
 
     def _is_meant(self, far: FarSet) -> bool:
         wanted = self._wanted
@@ -258,10 +290,10 @@ class _Search:
             return limit is None or far.created < limit
         return far.name in names_meant(wanted, self._database)
 
-    def _manifest(self, far: FarSet, store: Store, scratch: Path) -> Manifest | None:
+    def _manifest(self, far: FarSet, store: Store) -> Manifest | None:
         """The manifest of a complete set; None for one that has to be passed over."""
         try:
-            manifest = store.manifest(far.name, scratch)
+            manifest = store.manifest(far.name)
         except (SetError, OffsiteError) as error:
             self._warnings.append(f"{far.name} was passed over: {error.what}")
             return None

@@ -55,10 +55,7 @@ def run_program(
     consume: Callable[[bytes], object] | None = None,
     timeout_s: float = 0,
 ) -> Ended:
-    """Runs a program and waits for its end, whatever that is.
-
-    It leads a process group of its own, which is ended when this is interrupted; should this process be killed, the
-    kernel ends the program (PR_SET_PDEATHSIG of prctl(2)).
+    """Runs a program and waits for its end, whatever that is, in the environment of this process.
 
     :param environment: what is added to the environment of this program only, or left out of it (None).
     :param feed: what it reads from its standard input.
@@ -74,12 +71,36 @@ def run_program(
         with open(given, "wb", closefd=False) as file:
             file.write(feed)
         os.lseek(given, 0, os.SEEK_SET)
-        process = subprocess.Popen(
+        process = start(command, environment={**inherited, **wanted}, stdin=given)
+    finally:
+        os.close(given)
+    return _attend(process, consume, timeout_s)
+
+
+def start(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    stdin: int = subprocess.PIPE,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """A child without a terminal, so that it can never ask, whose output and messages are pipes; end() is for its end.
+
+    It leads a process group of its own; should this process be killed, the kernel ends the program (PR_SET_PDEATHSIG of
+    prctl(2), which goes by the thread that calls this).
+
+    :param environment: all of it.
+    :raises HostError: it is not installed, or cannot be started.
+    """
+    try:
+        return subprocess.Popen(
             list(command),
-            stdin=given,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**inherited, **wanted},
+            bufsize=0,
+            env=dict(environment),
+            pass_fds=tuple(pass_fds),
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 -- nothing but one system call
         )
@@ -87,9 +108,23 @@ def run_program(
         raise missing_program(command[0]) from error
     except OSError as error:
         raise HostError(f"{command[0]} cannot be started: {error.strerror}") from error
-    finally:
-        os.close(given)
-    return _attend(process, consume, timeout_s)
+
+
+def pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    """A stream of a program that start() made a pipe of, which its type does not say."""
+    return cast("IO[bytes]", stream)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a program that still runs, with what it started, and closes the pipes to it."""
+    # The number of one that has ended may be another's by now.
+    if process.poll() is None:
+        _kill(process)
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe:
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 def missing_program(name: str) -> HostError:
@@ -105,8 +140,7 @@ def _attend(
     consume: Callable[[bytes], object] | None,
     timeout_s: float,
 ) -> Ended:
-    # Both are pipes, which their types do not say.
-    output, errors = cast("IO[bytes]", process.stdout), cast("IO[bytes]", process.stderr)
+    output, errors = pipe(process.stdout), pipe(process.stderr)
     messages = _Tail(errors)
     late = threading.Event()
 
@@ -129,10 +163,8 @@ def _attend(
         timer.cancel()
         # What it started may outlive it, and would hold the pipes open.
         _kill(process)
-        process.wait()
         messages.join()
-        output.close()
-        errors.close()
+        end(process)
     return Ended(status, b"".join(collected), messages.text, late.is_set())
 
 

@@ -35,6 +35,10 @@ class Proof:
     recipients: tuple[str, ...]
     keys: tuple[str, ...]
 
+    @classmethod
+    def now(cls, set_name: str, recipients: tuple[str, ...], keys: tuple[str, ...]) -> Proof:
+        return cls(iso(utc_now()), set_name, recipients, keys)
+
     def counts_for(self, recipients: tuple[str, ...]) -> bool:
         """Whether the same private key opens what is encrypted to `recipients`."""
         return bool(set(self.keys) & set(recipients)) or self.recipients == recipients
@@ -84,23 +88,26 @@ def check_key(
             todo="Set `encryption`, and make a backup",
         )
     if note:
-        _note(request.directory, report)
+        recipients, keys = (tuple(report.details[name]) for name in ("recipients", "keys"))
+        note_proof(request.directory, report.database, Proof.now(report.set_name, recipients, keys))
+        report.changed = True
     whose = ", ".join(report.details["keys"]) or "one whose public part is not told"
     report.msg = f"The private key opens the set ({whose}). {report.msg}"
     return report
 
 
-def _note(directory: Path, report: Report) -> None:
-    recipients, keys = (tuple(report.details[name]) for name in ("recipients", "keys"))
-    proof = Proof(iso(utc_now()), report.set_name, recipients, keys)
+def note_proof(directory: Path, database: str, proof: Proof) -> None:
+    """Notes that a set was opened and read to its last byte.
+
+    :raises HostError: it could not be noted.
+    """
     try:
-        replace_file(_path(directory, report.database), json.dumps(asdict(proof), indent=1) + "\n")
+        replace_file(_path(directory, database), json.dumps(asdict(proof), indent=1) + "\n")
     except OSError as error:
         raise HostError(
-            f"The key opens {report.set_name}, but that cannot be noted in {directory}: {error.strerror}",
+            f"The key opens {proof.set_name}, but that cannot be noted in {directory}: {error.strerror}",
             todo="Is the file system writable?",
         ) from error
-    report.changed = True
 
 
 def key_problems(

@@ -118,8 +118,8 @@ def new_age_key() -> AgeKey:
     """
     made = call(("age-keygen",))
     if made.status:
-        raise HostError(f"age-keygen made no key: {told(made.messages)}")
-    return _age_key(made.output.decode())
+        raise HostError(f"age-keygen made no key: {told(made.stderr)}")
+    return _age_key(made.stdout.decode())
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def _age_key(text: str) -> AgeKey:
     ended = call(("age-keygen", "-y", "-"), text.encode())
     if ended.status and "AGE-PLUGIN-" not in text:
         raise _refused("age cannot read it", "Was it copied whole?")
-    return AgeKey(text, tuple(ended.output.decode().split()))
+    return AgeKey(text, tuple(ended.stdout.decode().split()))
 
 
 def _public_of_ssh(text: str) -> tuple[str, ...]:
@@ -216,10 +216,10 @@ def _gpg_key(home: Path, text: str) -> GpgKey:
     base = (*GPG, "--homedir", str(home))
     imported = call((*base, "--pinentry-mode", "error", "--import"), text.encode())
     if imported.status:
-        raise _refused(f"gpg cannot read it: {told(imported.messages)}", "Was it exported whole?")
+        raise _refused(f"gpg cannot read it: {told(imported.stderr)}", "Was it exported whole?")
     listed = call((*base, "--with-colons", "--list-secret-keys"))
     public, wanted = [], False
-    for line in listed.output.decode(errors="replace").splitlines():
+    for line in listed.stdout.decode(errors="replace").splitlines():
         fields = line.split(":")
         wanted = wanted or fields[0] == "sec"
         if wanted and fields[0] == "fpr":
@@ -235,7 +235,7 @@ def _gpg_key(home: Path, text: str) -> GpgKey:
 def _agent_keys(home: Path) -> list[str]:
     """What gpg's agent says of its keys: the eighth word is P for one with a passphrase (KEYINFO)."""
     command = ("gpg-connect-agent", "--homedir", str(home), "KEYINFO --list", "/bye")
-    answer = call(command).output.decode(errors="replace")
+    answer = call(command).stdout.decode(errors="replace")
     return [line for line in answer.splitlines() if line.startswith("S KEYINFO")]
 
 

@@ -12,12 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .drill import LOG_NAME
 from .errors import HostError
 from .filenames import MANIFEST, dump_names, set_of_part
 from .manifest import Manifest
 from .model import iso
-from .report import damaged_sets, last_drills, passed_sets
+from .report import LOG_NAME, damaged_sets, last_drills, passed_sets
 from .vault import RecoverySet, Vault, load_set
 
 

@@ -101,10 +101,10 @@ class Manifest:
 
     @property
     def rows(self) -> int | None:
-        """The rows of all tables together, known of an encrypted set too; None when they were not counted."""
-        if self.locked:
+        """The rows of all tables together, known of an encrypted set too; None when they were not counted and are not none."""
+        if self.locked or self.evidence.level == "none":
             return self.total_rows
-        return None if self.evidence.level == "none" else self.evidence.rows
+        return self.evidence.rows
 
     def plain(self, sealed: FileEntry) -> Manifest:
         """The manifest of an encrypted set as everybody may read it: nothing of the content but the number of rows.

@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from .clock import doubt
 from .durable import replace_file
 from .model import parse_time
 
@@ -26,6 +26,12 @@ def _within(part: str, key: str) -> _Value:
 
 def _moment(value: object) -> float | None:
     return parse_time(str(value)).timestamp() if value else None
+
+
+def _checked(row: dict[str, Any]) -> float | None:
+    """None while the clock is not set: the alert for a host that is silent has a clock that is."""
+    at = row.get("checked_at")
+    return None if not at or doubt(parse_time(str(at)), None) else _moment(at)
 
 
 def _newest_copy(target: dict[str, Any]) -> float | None:
@@ -67,7 +73,7 @@ _GAUGES: tuple[tuple[str, str, _Value], ...] = (
     (
         "checked_timestamp_seconds",
         "When this was looked at.",
-        lambda row: _moment(row.get("checked_at")),
+        _checked,
     ),
 )
 
@@ -115,9 +121,7 @@ def write(directory: Path, rows: Iterable[dict[str, Any]]) -> None:
 
     :raises OSError: it could not be written.
     """
-    path = directory / FILE_NAME
-    replace_file(path, render(rows))
-    os.chmod(path, 0o644)
+    replace_file(directory / FILE_NAME, render(rows), 0o644)
 
 
 def _head(name: str, words: str) -> list[str]:

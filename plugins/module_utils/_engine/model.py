@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -130,11 +130,15 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outcome of holding two pieces of evidence against each other."""
+    """The outcome of holding two pieces of evidence against each other.
+
+    `unread` is the part of `not_compared` that an error kept from it; the rest never is compared.
+    """
 
     compared: int
     differences: tuple[str, ...]
     not_compared: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -268,7 +272,7 @@ class HttpCheck:
 @dataclass(frozen=True)
 class CheckResult:
     """One check of a drill. `status` is `ok`, `failed` (the promise is broken), `error` (it could not be
-    asked) or `skipped`; `reason` says why for all but `ok`."""
+    asked), `skipped`, or `partial` (what could be asked is as promised); `reason` says why for all but `ok`."""
 
     kind: str
     name: str
@@ -290,7 +294,10 @@ class Problem:
 
 @dataclass
 class Report:
-    """What a run did: the same from the module and from the command."""
+    """What a run did: the same from the module and from the command.
+
+    `discreet` is what may be written beside the sets or sent to others, where that is less.
+    """
 
     action: str
     changed: bool
@@ -302,10 +309,17 @@ class Report:
     phases: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+    discreet: Report | None = field(default=None, repr=False)
+
+    @property
+    def public(self) -> Report:
+        """What others may hear."""
+        return self.discreet or self
 
     def as_dict(self) -> dict[str, Any]:
         """Flat, for JSON: the details stand beside the other fields."""
-        out = asdict(self)
+        out = asdict(replace(self, discreet=None))
+        del out["discreet"]
         out.update(out.pop("details"))
         return out
 

@@ -15,16 +15,20 @@ from datetime import datetime
 
 from . import metrics
 from .alarms import Alarms, Told, notice_of
+from .clock import doubt
 from .config import Section
 from .errors import ConfigError, FiredrillError
 from .model import Problem, Report, iso, utc_now
 from .notices import notify
 from .outcomes import BUSY, OK, Outcome
 from .pings import FAIL, LOG, START, SUCCESS, ping
+from .run import telling
 from .schedule import Schedule
-from .status import UNDELIVERED, as_rows, standings
+from .status import CLOCK, UNDELIVERED, as_rows, standings
 
 _PINGED = ("backup", "drill")
+#: So long another run may take to tell: what it does has time limits of its own, for each database.
+_TURN_S = 300.0
 
 
 class Monitor:
@@ -61,7 +65,17 @@ class Monitor:
 
     def close(self) -> list[str]:
         """Tells what there is to tell; returns what could not be delivered, as warnings."""
-        now = utc_now()
+        try:
+            # Two that tell at once would say the same twice, and each forget what the other could not deliver.
+            with telling(_TURN_S):
+                self._tell_all(utc_now())
+        except FiredrillError as error:
+            self._warnings.append(
+                f"Nobody was told of this run: {error.what}; the next one tells how things stand"
+            )
+        return list(dict.fromkeys(self._warnings))
+
+    def _tell_all(self, now: datetime) -> None:
         found = standings(self._every, self._schedule, now)
         for one in found:
             if one.name in self._sections:
@@ -73,7 +87,6 @@ class Monitor:
                 self._warnings.append(
                     f"The figures for Prometheus could not be written to {self._alarms.metrics_dir}: {error.strerror}"
                 )
-        return list(dict.fromkeys(self._warnings))
 
     def _tell(self, section: Section, problems: Iterable[Problem], now: datetime) -> None:
         before = Told.read(section.directory, section.database)
@@ -82,8 +95,9 @@ class Monitor:
         # What is only a remark takes the place of no success and no failure that is still to be delivered.
         pending = {**ends, **before.pings, **news}
         pings = {job: one for job, one in pending.items() if not self._ping(section, job, *one)}
-        told, why = self._notify(section, before, problems)
-        lost = "" if not why else before.lost or f"since {iso(now)}: {why}"
+        told, why = self._notify(section, before, problems, is_set=not doubt(now, None))
+        since = "while the clock was not set" if doubt(now, None) else f"since {iso(now)}"
+        lost = "" if not why else before.lost or f"{since}: {why}"
         after = Told(told, pings, owed, lost)
         if after == before:
             return
@@ -127,13 +141,18 @@ class Monitor:
             return False
 
     def _notify(
-        self, section: Section, before: Told, problems: Iterable[Problem]
+        self, section: Section, before: Told, problems: Iterable[Problem], *, is_set: bool
     ) -> tuple[tuple[str, ...], str]:
-        """The keys of what people know now, and why they could not be told more."""
+        """The keys of what people know now, and why they could not be told more.
+
+        :param is_set: whether the clock is. If not, nothing but that is certain: what else is wrong depends on the time.
+        """
         if not self._alarms.people:
             return (), ""
-        wrong = [problem for problem in problems if problem.key != UNDELIVERED]
-        notice = notice_of(before.problems, wrong, name=section.name, host=platform.node())
+        wrong = [p for p in problems if p.key != UNDELIVERED and (is_set or p.key == CLOCK)]
+        kept = [key for key in before.problems if key != CLOCK and not is_set]
+        told = [key for key in before.problems if key not in kept]
+        notice = notice_of(told, wrong, name=section.name, host=platform.node())
         if notice is None:
             return before.problems, ""
         try:
@@ -143,7 +162,7 @@ class Monitor:
         except FiredrillError as error:
             self._warnings.append(f"{section.name}: {error}")
             return before.problems, error.what
-        return tuple(sorted({problem.key for problem in wrong})), ""
+        return tuple(sorted({*kept, *(problem.key for problem in wrong)})), ""
 
 
 def try_alarms(alarms: Alarms, section: Section) -> Report:
@@ -181,6 +200,7 @@ def _verdict(outcome: Outcome) -> tuple[str, str]:
     if report is None:
         # What another run keeps from its turn has not failed: it comes when that one is done.
         return (LOG if outcome.status == BUSY else FAIL), outcome.error
+    report = report.public
     # A dump with nothing in it may be one of the wrong database.
     if report.action == "backup" and report.details.get("total_rows") == 0:
         return FAIL, f"{report.msg}. It holds no row at all."

@@ -7,23 +7,25 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, FiredrillError, OffsiteError, SetError
+from .errors import ConfigError, FiredrillError
 from .filenames import MANIFEST
 from .guide import GUIDE, guide
 from .ledger import CONFIRMED, LOST, REMOVED, Copy, Ledger
 from .listing import list_sets
-from .manifest import FileEntry, Manifest
+from .manifest import Manifest
 from .model import Report, human_bytes, iso, utc_now
 from .remotes import store_of
 from .run import Progress, Run
-from .stores import FarSet, Store
+from .stores import FarSet, Store, far_sets
 from .targets import Offsite, OffsiteTarget
-from .vault import RecoverySet, sha256_of
+from .upload import Upload
+from .vault import RecoverySet
 
 #: A verdict: at least one target has not got all sets now.
 NOT_OFFSITE = "not_offsite"
@@ -93,6 +95,8 @@ class _Copying:
         self._request = request
         self._ledger = Ledger(request.directory, request.database)
         self._warnings: list[str] = []
+        #: What the check of a set's files here found, by its name: they are read once, however many targets there are.
+        self._checked: dict[str, FiredrillError | None] = {}
 
     def report(self) -> Report:
         request = self._request
@@ -136,11 +140,15 @@ class _Copying:
     # -- one target ----------------------------------------------------------------------------------
 
     def _target(self, target: OffsiteTarget, sets: list[RecoverySet]) -> _Outcome:
-        store = store_of(target, self._request.offsite.folder)
+        store = store_of(target, self._request.offsite.folder, self._run)
         outcome = _Outcome(target.name, store.place)
+        newest = self._newest_backup(sets)
+        listing: dict[str, int] = {}
+        far: dict[str, FarSet] = {}
         try:
             with self._run.phase(f"list {target.name}"):
-                far = {one.name: one for one in store.sets()}
+                listing = store.listing()
+                far = {one.name: one for one in far_sets(listing)}
                 self._look_for_losses(store, far, sets, outcome)
                 self._look_for_strangers(store, far, sets)
         except FiredrillError as error:
@@ -150,32 +158,57 @@ class _Copying:
             ]
             sets = []
         for recovery_set in sets:
-            self._set(store, recovery_set, far.get(recovery_set.name), outcome)
+            self._set(
+                store,
+                recovery_set,
+                far.get(recovery_set.name),
+                outcome,
+                guided=recovery_set is newest,
+            )
             if len(outcome.errors) > 1:
                 # It failed twice: those that are left would hardly fare better.
                 break
         if not self._request.check:
-            if not outcome.errors:
-                self._guide(store, sets, outcome)
+            if newest and not outcome.errors and newest.name not in outcome.confirmed:
+                self._guide(store, newest, listing, outcome)
             if outcome.errors:
                 self._ledger.failed(target.name, outcome.errors[0], utc_now())
             else:
                 self._ledger.succeeded(target.name, utc_now())
         return outcome
 
-    def _guide(self, store: Store, sets: list[RecoverySet], outcome: _Outcome) -> None:
-        """Lays the commands for a recovery without this tool beside the sets, for the newest of them."""
-        manifests = [one.require_manifest() for one in sets]
-        newest = next((one for one in manifests if one.purpose == "backup"), None)
-        if newest is None:
-            return
+    @staticmethod
+    def _newest_backup(sets: list[RecoverySet]) -> RecoverySet | None:
+        return next((one for one in sets if one.require_manifest().purpose == "backup"), None)
+
+    def _guide_of(self, newest: RecoverySet) -> Path:
+        """The commands for a recovery without this tool, for the newest set: a file to lay beside the sets."""
         path = self._run.private_directory("guide") / GUIDE
-        path.write_bytes(guide([newest]).encode("utf-8", "surrogateescape"))
+        path.write_bytes(guide([newest.require_manifest()]).encode("utf-8", "surrogateescape"))
+        return path
+
+    def _guide(
+        self, store: Store, newest: RecoverySet, listing: Mapping[str, int], outcome: _Outcome
+    ) -> None:
+        """Lays the guide beside sets that were all there before; else it goes up with the newest of them."""
+        path = self._guide_of(newest)
         try:
-            if outcome.uploaded or store.size(GUIDE) != path.stat().st_size:
-                store.put(path, GUIDE)
+            if outcome.uploaded or listing.get(GUIDE) != path.stat().st_size:
+                store.put(path)
         except FiredrillError as error:
             outcome.errors.append(str(error))
+
+    def _check_here(self, recovery_set: RecoverySet) -> None:
+        """:raises SetError: a file here is damaged."""
+        name = recovery_set.name
+        if name not in self._checked:
+            self._checked[name] = None
+            try:
+                recovery_set.check_files()
+            except FiredrillError as error:
+                self._checked[name] = error
+        if found := self._checked[name]:
+            raise found
 
     def _look_for_losses(
         self, store: Store, far: dict[str, FarSet], sets: list[RecoverySet], outcome: _Outcome
@@ -210,7 +243,7 @@ class _Copying:
         strange = [one for one in far.values() if one.has_manifest and one.name not in known]
         with suppress(FiredrillError):
             for one in strange[:1]:
-                other = store.manifest(one.name, self._run.private_directory("manifest"))
+                other = store.manifest(one.name)
                 if other.source.host != platform.node():
                     self._warnings.append(
                         f"{store.place} holds sets of host {other.source.host} too, the newest is {one.name}: "
@@ -218,7 +251,13 @@ class _Copying:
                     )
 
     def _set(
-        self, store: Store, recovery_set: RecoverySet, found: FarSet | None, outcome: _Outcome
+        self,
+        store: Store,
+        recovery_set: RecoverySet,
+        found: FarSet | None,
+        outcome: _Outcome,
+        *,
+        guided: bool,
     ) -> None:
         name, manifest = recovery_set.name, recovery_set.require_manifest()
         copy = self._ledger.copy_of(name, store.name)
@@ -239,7 +278,9 @@ class _Copying:
                 outcome.bytes += size
                 return
             with self._run.phase(f"upload {store.name}"):
-                proof, sent = _Upload(self._run, store, recovery_set, found).run()
+                self._check_here(recovery_set)
+                beside = self._guide_of(recovery_set) if guided else None
+                proof, sent = Upload(store, recovery_set, found, beside).run()
         except FiredrillError as error:
             outcome.missing.append(name)
             outcome.errors.append(str(error))
@@ -270,91 +311,4 @@ class _Copying:
         names = {entry.name: entry.bytes for entry in manifest.entries}
         return store.size(f"{manifest.name}{MANIFEST}") is not None and all(
             store.size(name) == size for name, size in names.items()
-        )
-
-
-class _Upload:
-    """One set to one target."""
-
-    def __init__(
-        self, run: Run, store: Store, recovery_set: RecoverySet, found: FarSet | None
-    ) -> None:
-        self._run = run
-        self._store = store
-        self._set = recovery_set
-        self._files = dict(found.files) if found else {}
-        self._manifest = recovery_set.require_manifest()
-        self._path = recovery_set.path.with_name(f"{recovery_set.name}{MANIFEST}")
-
-    def run(self) -> tuple[str, int]:
-        """How the far end proved the dump, and the bytes that were sent.
-
-        :raises SetError: the set here is damaged, or another one has its name there.
-        :raises OffsiteError: the target failed; nothing that looks complete was left there by this.
-        """
-        self._set.check_files()
-        written = self._manifest_entry()
-        sent = 0
-        if written.name in self._files and not self._holds(self._path, written):
-            self._make_way()
-        proofs = {}
-        for entry in self._manifest.entries:
-            path = self._set.file_of(entry)
-            proof = (
-                self._store.proof(path, entry) if self._files.get(entry.name) == entry.bytes else ""
-            )
-            if not proof:
-                # Without its manifest it is no set while it is changed.
-                if written.name in self._files:
-                    self._store.delete(written.name)
-                    del self._files[written.name]
-                proof = self._put(path, entry)
-                sent += entry.bytes
-            proofs[entry.name] = proof
-        if written.name not in self._files:
-            self._put(self._path, written)
-            sent += written.bytes
-        return proofs[self._manifest.dump.name], sent
-
-    def _manifest_entry(self) -> FileEntry:
-        return FileEntry(self._path.name, self._path.stat().st_size, sha256_of(self._path))
-
-    def _holds(self, path: Path, entry: FileEntry) -> bool:
-        return self._files.get(entry.name) == entry.bytes and bool(self._store.proof(path, entry))
-
-    def _put(self, path: Path, entry: FileEntry) -> str:
-        try:
-            self._store.put(path, entry.name)
-            proof = self._store.proof(path, entry)
-        except FiredrillError:
-            # A disk that is full there must not stay so because of half a file.
-            with suppress(FiredrillError):
-                if self._store.size(entry.name) not in (None, entry.bytes):
-                    self._store.delete(entry.name)
-            raise
-        if not proof:
-            with suppress(FiredrillError):
-                self._store.delete(entry.name)
-            raise OffsiteError(
-                f"{self._store.place} does not hold {entry.name} as it was uploaded: its size or hash is another",
-                todo="Run `firedrill copy` again; if it happens again, the storage or the way to it is faulty",
-            )
-        return proof
-
-    def _make_way(self) -> None:
-        """Another manifest of that name is there.
-
-        :raises SetError: it is a good one, so it belongs to somebody else.
-        """
-        try:
-            other = self._store.manifest(self._set.name, self._run.private_directory("manifest"))
-        except SetError:
-            # What is no manifest belongs to no set.
-            self._store.delete(self._path.name)
-            del self._files[self._path.name]
-            return
-        raise SetError(
-            f"{self._store.place} holds another set that is called {self._set.name} too, "
-            f"of host {other.source.host}: nothing there is replaced",
-            todo="Give each host a directory of its own at the target",
         )

@@ -6,19 +6,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Callable
 
 from . import catalog, roles, services
 from .access import Access
 from .dump import missing_tables
 from .errors import FiredrillError, RefusedError, SetError
-from .evidence import LIVE_LOCK_TIMEOUT, collect
+from .evidence import LIVE_LOCK_TIMEOUT, collect, holds_data
 from .filenames import method_of
 from .load import read_scripts
 from .manifest import Manifest
 from .model import DatabaseProperties, Role, SqlScript, human_bytes
-from .programs import MAGIC, Contents, outdated
+from .programs import MAGIC, Contents, Programs, outdated
 from .relay import free_bytes_inside
 from .retention import Candidate, backup_before, loss_before
 from .server import Session
@@ -89,10 +89,12 @@ def check_magic(recovery_set: RecoverySet) -> None:
 
 
 def examine_set(
-    access: Access, recovery_set: RecoverySet, *, verify: bool
+    programs: Programs, major: int, recovery_set: RecoverySet, *, verify: bool
 ) -> tuple[Manifest | None, Contents]:
     """Reads a set from end to end: manifest, SHA-256, the whole archive, every table of the evidence.
 
+    :param programs: those that are to read it.
+    :param major: the version of the server that it is for.
     :param verify: refuse a dump without a manifest that can be believed.
     :raises SetError: what is wrong with it.
     """
@@ -101,14 +103,14 @@ def examine_set(
     manifest = recovery_set.require_manifest() if verify else recovery_set.manifest
     if manifest:
         recovery_set.check_files()
-        if manifest.source.major > access.server.major:
+        if manifest.source.major > major:
             raise SetError(
-                f"The set is from PostgreSQL {manifest.source.major}, the server is {access.server.major}: "
+                f"The set is from PostgreSQL {manifest.source.major}, the server is {major}: "
                 "a dump cannot go back to an older major version",
                 todo=f"Restore it on a server of version {manifest.source.major} or newer",
             )
     try:
-        contents = read_archive(access.programs, recovery_set)
+        contents = read_archive(programs, recovery_set)
     except SetError as error:
         raise SetError(
             f"{recovery_set.path}: {error.what}",
@@ -124,6 +126,11 @@ def examine_set(
                 todo="Use another set",
             )
     return manifest, contents
+
+
+def room_for(database_bytes: int) -> int:
+    """So many bytes may be needed to restore a database of that size."""
+    return int(database_bytes * _ROOM_FACTOR)
 
 
 def examine(
@@ -148,13 +155,15 @@ def examine(
         if plan.live_oid is not None:
             plan.findings += catalog.obstacles(session, database)
             _collect_finding(plan, lambda: _read_live(access, plan, session))
+        if fresh_cluster and plan.live_oid is not None:
+            _examine_fresh(access, plan)
         if plan.manifest and (plan.live_oid is None or fresh_cluster):
             plan.properties = _properties_here(plan, session, plan.manifest.properties)
         _examine_rights(plan, session, database)
         if plan.manifest:
             _examine_extensions(plan, session)
             _examine_roles(plan, session, superusers=superusers, fresh_cluster=fresh_cluster)
-        _examine_room(access, plan, session, method)
+        _examine_room(access, plan, session, method, may_replace=not fresh_cluster)
     _collect_finding(plan, lambda: _examine_application(access, plan, stop_services))
     _collect_finding(plan, lambda: plan.scripts.extend(read_scripts(access, post_sql)))
     _compare_with_earlier(plan, vault, database)
@@ -170,7 +179,9 @@ def _collect_finding(plan: Plan, examination: Callable[[], None]) -> None:
 
 def _examine_set(access: Access, plan: Plan, *, verify: bool, force: bool) -> None:
     database = access.target.database
-    plan.manifest, plan.contents = examine_set(access, plan.recovery_set, verify=verify)
+    plan.manifest, plan.contents = examine_set(
+        access.programs, access.server.major, plan.recovery_set, verify=verify
+    )
     of = plan.manifest.database if plan.manifest else plan.contents.database
     if of != database and not force:
         plan.findings.append(
@@ -204,6 +215,24 @@ def _read_live(access: Access, plan: Plan, outside: Session) -> None:
         plan.warnings.append(
             f"rows of the live database are not known for {', '.join(evidence.unread[:10])}"
         )
+
+
+def _examine_fresh(access: Access, plan: Plan) -> None:
+    """A fresh cluster has nothing that anybody misses. Whoever is mistaken about it is told, before it is too late."""
+    database = access.target.database
+    if holds_data(access.server, database):
+        plan.warnings.append(f'database "{database}" holds data already; it will be kept')
+    if plan.manifest and plan.properties:
+        wanted = plan.manifest.properties
+        unlike = [
+            one.name.replace("_", " ")
+            for one in fields(wanted)
+            if getattr(wanted, one.name) != getattr(plan.properties, one.name)
+        ]
+        if unlike:
+            plan.warnings.append(
+                f'database "{database}" will be what it is in the set, in {", ".join(unlike)} too'
+            )
 
 
 def _properties_here(
@@ -268,7 +297,7 @@ def _examine_roles(plan: Plan, session: Session, *, superusers: bool, fresh_clus
     ]
     for role in (*plan.missing_roles, *plan.altered_roles):
         plan.warnings.append(
-            f"role {role.name} is there and will be altered to what it is in the set"
+            f"role {role.name} is there and will be altered to what it is in the set, its password too"
             if role.name in altered
             else f"role {role.name} is missing and will be created"
         )
@@ -278,7 +307,9 @@ def _examine_roles(plan: Plan, session: Session, *, superusers: bool, fresh_clus
             )
 
 
-def _examine_room(access: Access, plan: Plan, session: Session, method: str) -> None:
+def _examine_room(
+    access: Access, plan: Plan, session: Session, method: str, *, may_replace: bool
+) -> None:
     """Room for what is restored, where the server keeps its data."""
     if plan.manifest:
         needed = plan.manifest.source.database_bytes
@@ -289,7 +320,12 @@ def _examine_room(access: Access, plan: Plan, session: Session, method: str) -> 
             return
     if method == "replace":
         needed = max(0, needed - plan.live_bytes)
-    needed = int(needed * _ROOM_FACTOR)
+    needed = room_for(needed)
+    kept = kept_beside(session, access.target.database)
+    listed = ", ".join(f"{name} ({human_bytes(size)})" for name, size in kept[:_SHOWN])
+    if len(kept) > _SHOWN:
+        listed += f" and {len(kept) - _SHOWN} more"
+    still_there = f"earlier restores kept {listed}: drop those that nobody goes back to"
     directory = str(session.value("SELECT current_setting('data_directory')"))
     try:
         free = free_bytes_inside(access.container.pid, directory)
@@ -300,16 +336,19 @@ def _examine_room(access: Access, plan: Plan, session: Session, method: str) -> 
         return
     if free < needed:
         cure = (
-            "free some space, or use `method: replace`" if method == "swap" else "free some space"
+            "free some space, or use `method: replace`"
+            if method == "swap" and may_replace
+            else "free some space"
         )
-        kept = kept_beside(session, access.target.database)
         if kept:
-            listed = ", ".join(f"{name} ({human_bytes(size)})" for name, size in kept[:_SHOWN])
-            cure += f"; earlier restores kept {listed}: drop those that nobody goes back to"
+            cure += f"; {still_there}"
         plan.findings.append(
             f"the disk of the database has {human_bytes(free)} free and the restore needs about "
             f"{human_bytes(needed)}; {cure}"
         )
+    elif len(kept) > 1:
+        # One is the way back from the last restore; each further one is as large, and nothing else removes it.
+        plan.warnings.append(still_there)
 
 
 def _examine_application(access: Access, plan: Plan, names: tuple[str, ...]) -> None:

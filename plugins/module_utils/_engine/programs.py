@@ -339,6 +339,12 @@ def telling_line(stderr: str) -> str:
     return " ".join([re.sub(r"^\w+: (error|fatal): ", "", lines[first]), *detail])[:600]
 
 
+def major_of(version: str) -> int:
+    """17 of `17.12`; 0 of what is no version."""
+    digits = version.partition(".")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
 def outdated(version: str) -> str:
     """A warning when the programs are older than the releases that fixed their holes; else ""."""
     major, unused_sep, minor = version.partition(".")

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .drill import LOG_NAME
 from .errors import FiredrillError
 from .holds import Acknowledgement, candidates, reason_of_loss, reason_to_hold
 from .ledger import CONFIRMED, REMOVED, Copy, Ledger
@@ -20,7 +19,7 @@ from .listing import list_sets
 from .model import Report, human_bytes, parse_time, utc_now
 from .offsite import NOT_OFFSITE
 from .remotes import store_of
-from .report import damaged_sets, passed_sets
+from .report import LOG_NAME, damaged_sets, passed_sets
 from .retention import Candidate, Decision, decide, newest_dated
 from .run import Progress, Run
 from .stores import FarSet, Store
@@ -50,11 +49,12 @@ def prune_far(request: PruneFarRequest, progress: Progress | None = None) -> Rep
     """
     lock = ("offsite", str(request.directory), request.database)
     with Run("prune", progress=progress) as run, run.lock(*lock):
-        return _Pruning(request).report()
+        return _Pruning(run, request).report()
 
 
 class _Pruning:
-    def __init__(self, request: PruneFarRequest) -> None:
+    def __init__(self, run: Run, request: PruneFarRequest) -> None:
+        self._run = run
         self._request = request
         self._now = utc_now()
         self._ledger = Ledger(request.directory, request.database)
@@ -106,7 +106,7 @@ class _Pruning:
         )
 
     def _prune(self, target: OffsiteTarget) -> None:
-        store = store_of(target, self._request.offsite.folder)
+        store = store_of(target, self._request.offsite.folder, self._run)
         copies = self._ledger.target(target.name).copies
         far = {one.name: one for one in store.sets()}
         whole = [one for one in far.values() if one.has_manifest]

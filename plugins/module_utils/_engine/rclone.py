@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
 from .errors import OffsiteError
 from .host_programs import Ended, run_program
 from .manifest import FileEntry
-from .stores import Store
+from .stores import Store, names_of
 from .targets import RcloneTarget
 
 #: The exit statuses of rclone (rclone.org/docs, "Exit code") for a directory and a file that are not there.
@@ -34,15 +37,22 @@ _OPTIONS = (
 _ENVIRONMENT = {"GOGC": "30", "GOMEMLIMIT": "48MiB", "AWS_CA_BUNDLE": None}
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What the far end tells of a file."""
+
+    bytes: int = -1
+    digest: str = ""
+
+
 class RcloneStore(Store):
     """The directory `folder` of a remote."""
 
-    def __init__(self, target: RcloneTarget, folder: str) -> None:
+    def __init__(self, target: RcloneTarget, folder: str, scratch: Path) -> None:
         between = "" if target.remote.endswith(":") else "/"
-        super().__init__(target.name, f"{target.remote}{between}{folder}")
+        super().__init__(target.name, f"{target.remote}{between}{folder}", scratch)
         self._options = [f"--config={target.config_file}", *_OPTIONS]
-        if target.max_bytes_per_s:
-            self._options.append(f"--bwlimit={target.max_bytes_per_s}B")
+        self._limit = [f"--bwlimit={target.max_bytes_per_s}B"] if target.max_bytes_per_s else []
         self._hash: str | None = None
 
     def listing(self) -> dict[str, int]:
@@ -53,27 +63,48 @@ class RcloneStore(Store):
         return {str(one["Name"]): int(one["Size"]) for one in found}
 
     def size(self, name: str) -> int | None:
-        found = self._stat(name, "--no-modtime", "--no-mimetype")
-        return int(found["Size"]) if found else None
+        ended = self._run("lsjson", "--stat", "--no-modtime", "--no-mimetype", self._path(name))
+        if ended.status in _NOT_THERE:
+            return None
+        found = self._json(ended, f"{name} could not be looked up")
+        # Object stores have a directory of any name.
+        return None if found.get("IsDir") else int(found["Size"])
 
-    def put(self, path: Path, name: str) -> None:
-        self._check(
-            self._run("copyto", "--no-check-dest", str(path), self._path(name)),
-            f"{name} could not be uploaded",
-        )
+    def put(self, *paths: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=self._scratch) as staged:
+            # It copies a directory whole, and theirs hold more.
+            for path in paths:
+                Path(staged, path.name).symlink_to(path.absolute())
+            # A second try sends all of them again: the largest comes last.
+            options = ["--copy-links", "--no-check-dest", "--check-first", "--order-by=size"]
+            # proofs() compares the hashes, and needs them of every file.
+            options.append("--ignore-checksum")
+            self._check(
+                self._run("copy", *self._limit, *options, staged, self.place),
+                f"{names_of(paths)} could not be uploaded",
+            )
 
-    def proof(self, path: Path, entry: FileEntry) -> str:
-        kind = self._far_hash() if entry.bytes <= _WHOLE_BYTES else ""
-        found = self._stat(entry.name, *([f"--hash-type={kind}"] if kind else []))
-        if not found or int(found["Size"]) != entry.bytes:
+    def proofs(self, files: Mapping[Path, FileEntry]) -> dict[str, str]:
+        kind = self._far_hash()
+        asked = [entry for entry in files.values() if kind and entry.bytes <= _WHOLE_BYTES]
+        found = self._hashes(asked, kind) if asked else {}
+        return {
+            entry.name: self._proof(path, entry, kind, found.get(entry.name, _Shown()))
+            if entry in asked
+            else self._read_back(entry)
+            for path, entry in files.items()
+        }
+
+    def _proof(self, path: Path, entry: FileEntry, kind: str, shown: _Shown) -> str:
+        if shown.bytes != entry.bytes:
             return ""
-        shown = (found.get("Hashes") or {}).get(kind, "")
-        if shown:
-            own = entry.sha256 if kind == "sha256" else _digest_of(path, kind)
-            return kind if shown == own else ""
-        return "read back" if self._read_back(entry) else ""
+        if not shown.digest:
+            return self._read_back(entry)
+        own = entry.sha256 if kind == "sha256" else _digest_of(path, kind)
+        return kind if shown.digest == own else ""
 
     def get(self, name: str, path: Path) -> None:
+        # A limit that leaves others their bandwidth is none for a recovery.
         self._check(
             self._run("copyto", self._path(name), str(path)), f"{name} could not be downloaded"
         )
@@ -90,21 +121,18 @@ class RcloneStore(Store):
         return f"{self.place}/{name}"
 
     def _run(
-        self, command: str, *arguments: str, consume: Callable[[bytes], object] | None = None
+        self,
+        command: str,
+        *arguments: str,
+        feed: bytes = b"",
+        consume: Callable[[bytes], object] | None = None,
     ) -> Ended:
         return run_program(
             ["rclone", command, *self._options, *arguments],
             environment=_ENVIRONMENT,
+            feed=feed,
             consume=consume,
         )
-
-    def _stat(self, name: str, *options: str) -> dict[str, Any]:
-        """What is known of one file; nothing when it is not there. Object stores have a directory of any name."""
-        ended = self._run("lsjson", "--stat", *options, self._path(name))
-        if ended.status in _NOT_THERE:
-            return {}
-        found: dict[str, Any] = self._json(ended, f"{name} could not be looked up")
-        return {} if found.get("IsDir") else found
 
     def _far_hash(self) -> str:
         """The hash that the far end computes itself; "" for none."""
@@ -114,7 +142,22 @@ class RcloneStore(Store):
             self._hash = next((kind for kind in _HASHES if kind in known), "")
         return self._hash
 
-    def _read_back(self, entry: FileEntry) -> bool:
+    def _hashes(self, entries: list[FileEntry], kind: str) -> dict[str, _Shown]:
+        """Each of these files that is there, asked for by itself: a listing may lag behind."""
+        options = ["--files-only", "--no-traverse", "--no-modtime", "--no-mimetype"]
+        ended = self._run(
+            *("lsjson", *options, f"--hash-type={kind}", "--files-from-raw=-", self.place),
+            feed="".join(f"{entry.name}\n" for entry in entries).encode("utf-8", "surrogateescape"),
+        )
+        if ended.status in _NOT_THERE:
+            return {}
+        found = self._json(ended, f"{names_of(entries)} could not be looked up")
+        return {
+            str(one["Name"]): _Shown(int(one["Size"]), (one.get("Hashes") or {}).get(kind, ""))
+            for one in found
+        }
+
+    def _read_back(self, entry: FileEntry) -> str:
         digest, count = hashlib.sha256(), 0
 
         def take(chunk: bytes) -> None:
@@ -122,9 +165,12 @@ class RcloneStore(Store):
             digest.update(chunk)
             count += len(chunk)
 
-        ended = self._run("cat", self._path(entry.name), consume=take)
+        ended = self._run("cat", *self._limit, self._path(entry.name), consume=take)
+        if ended.status in _NOT_THERE:
+            return ""
         self._check(ended, f"{entry.name} could not be read back")
-        return count == entry.bytes and digest.hexdigest() == entry.sha256
+        same = count == entry.bytes and digest.hexdigest() == entry.sha256
+        return "read back" if same else ""
 
     def _json(self, ended: Ended, what: str) -> Any:
         self._check(ended, what)

@@ -100,7 +100,7 @@ def _prepare_age(unused_run: Run, wanted: Encryption, own_key: bool) -> Recipien
             raise _unusable(f"Recipient {number}", "it is a private key, which must not be here")
         ended = call(_age((name,)))
         if ended.status:
-            raise _unusable(f"Recipient {_short(name)}", f"age says {told(ended.messages)}")
+            raise _unusable(f"Recipient {_short(name)}", f"age says {told(ended.stderr)}")
     key = new_age_key() if own_key else None
     return Recipients(Encryption("age", names), _age((*names, *(key.public if key else ()))), key)
 
@@ -130,19 +130,19 @@ def _prepare_gpg(run: Run, wanted: Encryption, own_key: bool) -> Recipients:
                 + (", SSH keys are for age" if _SSH.fullmatch(text.strip()) else ""),
             )
         shown = call((*base, "--with-colons", "--show-keys"), text.encode())
-        keys = _primary_keys(shown.output.decode(errors="replace"))
+        keys = _primary_keys(shown.stdout.decode(errors="replace"))
         if shown.status or not keys:
-            raise _unusable(label, f"gpg cannot read it: {told(shown.messages)}")
+            raise _unusable(label, f"gpg cannot read it: {told(shown.stderr)}")
         for fingerprint, owner, validity in keys:
             _require_valid(f"{label} ({owner}, {fingerprint})", validity)
         imported = call((*base, "--import"), text.encode())
         if imported.status:
-            raise _unusable(label, f"gpg cannot read it: {told(imported.messages)}")
+            raise _unusable(label, f"gpg cannot read it: {told(imported.stderr)}")
         for fingerprint, owner, unused_validity in keys:
             ended = call((*base, *_gpg((fingerprint,))))
             if ended.status:
                 raise _unusable(
-                    f"{label} ({owner}, {fingerprint})", f"gpg says {told(ended.messages)}"
+                    f"{label} ({owner}, {fingerprint})", f"gpg says {told(ended.stderr)}"
                 )
         fingerprints += [fingerprint for fingerprint, unused, unused_too in keys]
     names = tuple(dict.fromkeys(fingerprints))

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from .rclone import RcloneStore
 from .rsync import RsyncStore
+from .run import Run
+from .ssh import Ssh
 from .stores import Store
 from .targets import OffsiteTarget, RcloneTarget
 
 
-def store_of(target: OffsiteTarget, folder: str) -> Store:
-    """The store of a target, for the sets in its directory `folder`. Nothing is asked of it yet."""
+def store_of(target: OffsiteTarget, folder: str, run: Run) -> Store:
+    """The store of a target, for the sets in its directory `folder`. Nothing is asked of it yet. What it keeps open is
+    ended with the run.
+    """
+    scratch = run.private_directory("store")
     if isinstance(target, RcloneTarget):
-        return RcloneStore(target, folder)
-    return RsyncStore(target, folder)
+        return RcloneStore(target, folder, scratch)
+    ssh = Ssh(target, scratch)
+    run.resources.callback(ssh.close)
+    return RsyncStore(target, folder, scratch, ssh)

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import re
 import stat
 import time
@@ -25,8 +26,9 @@ from typing import Any
 
 from .durable import sync_directory
 from .errors import BusyError, HostError
-from .model import Report, human_seconds, iso, parse_time, utc_now
+from .model import Report, human_bytes, human_seconds, iso, parse_time, utc_now
 
+LOG_NAME = "drills.jsonl"
 _TITLE = "# Backup restore drills\n"
 _ENTRY = "Backup restore validation"
 _RECORD_MODE = 0o644
@@ -357,3 +359,21 @@ def _drills(log_file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         name = entry.get("set_name")
         if entry.get("action") == "drill" and entry.get("target") != "live" and name:
             yield str(name), entry
+
+
+def hardware() -> str:
+    """The machine in a few words: model, processors, memory."""
+    try:
+        model = Path("/proc/device-tree/model").read_text().strip("\0\n ")
+    except OSError:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model = found[1] if found else "unknown model"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return ", ".join(
+        [
+            model,
+            platform.machine(),
+            f"{os.cpu_count()} processors",
+            human_bytes(memory) + " of memory",
+        ]
+    )

@@ -45,7 +45,7 @@ class RestoreRequest:
     verify: bool = True
     force: bool = False
     restore_superusers: bool = False
-    #: The cluster was just initialised and nothing in it has to be kept.
+    #: The cluster was just initialised; a database that holds data all the same is kept, whatever else is asked for.
     fresh_cluster: bool = False
     timeout_s: float = 0
     check: bool = False

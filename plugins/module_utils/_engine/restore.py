@@ -7,20 +7,21 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
+from dataclasses import replace as changed
 
 from . import services
 from .access import Access, open_access
 from .catalog import database_oid, drop_database
-from .errors import ConfigError, FiredrillError, TargetError
-from .evidence import LIVE_LOCK_TIMEOUT, collect
+from .errors import ConfigError, FiredrillError, RefusedError, TargetError
+from .evidence import LIVE_LOCK_TIMEOUT, collect, holds_data
 from .fetch import locate
 from .journal import Entry
 from .keyring import identity_of, open_key
-from .methods import replace, swap_in
+from .killed import current_name, half_replaced, settle
 from .model import Comparison, Report, human_bytes, human_seconds
 from .preflight import Plan, examine
-from .recovery import current_name, half_replaced, settle
 from .restoration import Restoration, RestoreRequest
+from .restore_methods import replace, swap_in
 from .run import Progress, Run
 from .sealed import unseal
 from .startup import trouble_at_start
@@ -39,6 +40,9 @@ def restore(request: RestoreRequest, progress: Progress | None = None) -> Report
     """
     if request.method not in METHODS:
         raise ConfigError(f'"{request.method}" is no method of restore', todo="Use swap or replace")
+    if request.fresh_cluster:
+        # The other method drops the database before anybody can look what came into it meanwhile.
+        request = changed(request, method="swap")
     identity = identity_of(request.identity, request.identity_file)
     with Run("restore", timeout_s=request.timeout_s, progress=progress) as run:
         access = open_access(run, request.target)
@@ -78,20 +82,27 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
             work.notes += settle(work.access, work.journal)
         located = locate(run, work.vault, request.source, work.database, request.offsite)
         work.notes += located.warnings
-        known = located.opened(work.key) if work.key.method else located.recovery_set
+        known = located.opened(work.key, work.notes) if work.key.method else located.recovery_set
         present = _already_there(work, known)
         if present and not request.force:
             return _unchanged(work, known, present)
         if located.is_far:
             # Whether the key opens it is told before all of it comes down.
-            known = located.opened(work.key)
+            known = located.opened(work.key, work.notes)
             if request.check:
                 return _forecast_far(work, known)
-        recovery_set = stack.enter_context(located.here())
+        recovery_set = stack.enter_context(located.here(work.notes))
         if located.is_far:
             work.details["path"] = str(located.recovery_set.path)
         recovery_set = unseal(recovery_set, work.key)
         lost = half_replaced(work.access, work.journal)
+        if lost and request.fresh_cluster:
+            raise RefusedError(
+                "The restore was refused",
+                [f'what is left of database "{work.database}" is not of a fresh cluster'],
+                state="Nothing was changed",
+                todo="Restore a set without `fresh_cluster`",
+            )
         plan = _examine(work, recovery_set, "replace" if lost else request.method)
         if lost:
             _take_over(work, lost, plan)
@@ -129,10 +140,20 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
     work.journal.write(entry, step="done", seconds=round(run.elapsed_s, 3))
     _await_application(work, entry)
     if not request.keep_previous and entry.previous_name:
-        with work.access.server.maintenance(work.database) as session:
-            drop_database(session, entry.previous_name)
-        work.details["previous"] = ""
+        _drop_previous(work, entry.previous_name)
     return _report(work, plan, comparison)
+
+
+def _drop_previous(work: Restoration, name: str) -> None:
+    """Of a cluster that is said to be fresh only what is empty goes; nobody can write to it under this name."""
+    if work.request.fresh_cluster and holds_data(work.access.server, name):
+        work.notes.append(
+            f'database "{work.database}" held data before this restore, so it is kept as "{name}"; drop it when nobody misses it'
+        )
+        return
+    with work.access.server.maintenance(work.database) as session:
+        drop_database(session, name)
+    work.details["previous"] = ""
 
 
 def _take_over(work: Restoration, lost: Entry, plan: Plan) -> None:

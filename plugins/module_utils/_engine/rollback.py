@@ -14,8 +14,8 @@ from .access import Access, open_access
 from .cutover import cut_over
 from .errors import FiredrillError, RefusedError, SetError
 from .journal import Entry, Journal
+from .killed import current_name, settle
 from .model import Report, human_seconds
-from .recovery import current_name, settle
 from .restoration import RestoreRequest
 from .run import Progress, Run
 from .server import Session

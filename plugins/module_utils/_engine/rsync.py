@@ -7,20 +7,25 @@
 from __future__ import annotations
 
 import re
-import shlex
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import OffsiteError
 from .host_programs import Ended, run_program
 from .manifest import FileEntry
-from .stores import Store
+from .ssh import FAILED, Ssh
+from .stores import Store, names_of
 from .targets import RsyncTarget
 
-_LINE = re.compile(r"-\S+\s+(?P<size>[\d,.]+)\s+[\d/]+ [\d:]+ (?P<name>.+)")
-#: "Partial transfer due to error", with which rsync(1) also says that something is not there.
+_LINE = re.compile(r"(?P<kind>[-d])\S+\s+(?P<size>[\d,.]+)\s+[\d/]+ [\d:]+ (?P<name>.+)")
+#: "Partial transfer due to error" (rsync(1), EXIT VALUES); the connection is good then.
 _PARTIAL = 23
+#: "Timeout in data send/receive".
+_TIMEOUT = 30
 _IDLE_S = 60
+#: No disk is slower. What both ends have is read by both, and meanwhile hardly a byte passes.
+_READ_BYTES_PER_S = 1_000_000
 #: What an interrupted upload leaves is kept there, so that the next one goes on with it.
 _PARTS = ".firedrill-partial"
 
@@ -28,20 +33,11 @@ _PARTS = ".firedrill-partial"
 class RsyncStore(Store):
     """The directory `folder` in the path of a target, which has to be there: it may be where a disk is mounted."""
 
-    def __init__(self, target: RsyncTarget, folder: str) -> None:
-        super().__init__(target.name, f"{target.place}/{folder}")
+    def __init__(self, target: RsyncTarget, folder: str, scratch: Path, ssh: Ssh) -> None:
+        super().__init__(target.name, f"{target.place}/{folder}", scratch)
         self._base = f"{target.user}@{target.host}:{target.path}"
-        # Were rsync killed, its ssh would wait for a far end that does not answer.
-        ssh = ["setpriv", "--pdeathsig", "KILL", "ssh", "-F", "/dev/null", "-p", str(target.port)]
-        ssh += ["-i", str(target.identity_file)]
-        for option in (
-            *("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes"),
-            *(f'UserKnownHostsFile="{target.known_hosts_file}"', "GlobalKnownHostsFile=/dev/null"),
-            *("ConnectTimeout=20", "ServerAliveInterval=15", "ServerAliveCountMax=4"),
-            *("ForwardAgent=no", "UpdateHostKeys=no"),
-        ):
-            ssh += ["-o", option]
-        self._shell = shlex.join(ssh)
+        self._folder = folder
+        self._ssh = ssh
         self._limit = (
             [f"--bwlimit={max(1, target.max_bytes_per_s // 1024)}"]
             if target.max_bytes_per_s
@@ -50,24 +46,20 @@ class RsyncStore(Store):
 
     def listing(self) -> dict[str, int]:
         ended = self._run("--list-only", f"{self.place}/")
-        if _is_missing(ended):
-            self._check(
-                self._run("--list-only", f"{self._base}/"), "its directory cannot be listed"
-            )
-            return {}
+        # That it is not there is said in one way by rsync, in another by rrsync, which restricts an account.
+        if ended.status and ended.status not in (FAILED, _TIMEOUT):
+            above = self._run("--list-only", f"{self._base}/")
+            self._check(above, "its directory cannot be listed")
+            if self._folder not in _sizes(above, "d"):
+                return {}
         self._check(ended, "it could not be listed")
-        return _sizes(ended)
+        return _sizes(ended, "-")
 
     def size(self, name: str) -> int | None:
-        ended = self._run("--list-only", self._path(name))
-        if _is_missing(ended):
-            return None
-        self._check(ended, f"{name} could not be looked up")
-        return _sizes(ended).get(name)
+        # A directory does not lag behind.
+        return self.listing().get(name)
 
-    def put(self, path: Path, name: str) -> None:
-        if path.name != name:
-            raise OffsiteError(f"{path} is called {name} in its manifest: it was renamed")
+    def put(self, *paths: Path) -> None:
         options = [
             "--ignore-times",
             "--perms",
@@ -75,23 +67,32 @@ class RsyncStore(Store):
             f"--partial-dir={_PARTS}",
             *self._limit,
         ]
+        # Where it goes on with half a file, each block that is there already takes four bytes, which it sends many at once:
+        # it may read gigabytes without a word.
+        size = sum(path.stat().st_size for path in paths)
         self._check(
-            self._run(*options, str(path), f"{self.place}/"), f"{name} could not be uploaded"
+            self._run(*options, *map(str, paths), f"{self.place}/", read_bytes=size),
+            f"{names_of(paths)} could not be uploaded",
         )
 
-    def proof(self, path: Path, entry: FileEntry) -> str:
-        options = ["--dry-run", "--checksum", "--checksum-choice=md5", "--itemize-changes"]
-        ended = self._run(*options, str(path), f"{self.place}/")
-        self._check(ended, f"{entry.name} could not be compared")
+    def proofs(self, files: Mapping[Path, FileEntry]) -> dict[str, str]:
+        options = ["--dry-run", "--checksum", "--out-format=%n"]
+        size = sum(entry.bytes for entry in files.values())
+        ended = self._run(*options, *map(str, files), f"{self.place}/", read_bytes=size)
+        self._check(ended, f"{names_of(files)} could not be compared")
         # A line for each file that it would send.
-        return "" if ended.stdout.strip() else "md5"
+        differing = set(ended.stdout.decode(errors="replace").splitlines())
+        names = {path.name for path in files}
+        # A line that names none of them may mean any of them.
+        return {name: "checksum" if differing <= names - {name} else "" for name in names}
 
     def get(self, name: str, path: Path) -> None:
-        ended = self._run("--chmod=F600", "--perms", *self._limit, self._path(name), str(path))
+        # A limit that leaves others their bandwidth is none for a recovery.
+        ended = self._run("--chmod=F600", "--perms", self._path(name), str(path))
         self._check(ended, f"{name} could not be downloaded")
 
     def delete(self, name: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="firedrill-") as empty:
+        with tempfile.TemporaryDirectory(dir=self._scratch) as empty:
             # What is excluded is protected; what is included and missing here goes there.
             rules = ["--recursive", "--delete", f"--include=/{name}", "--exclude=*"]
             self._check(
@@ -103,16 +104,26 @@ class RsyncStore(Store):
     def _path(self, name: str) -> str:
         return f"{self.place}/{name}"
 
-    def _run(self, *arguments: str) -> Ended:
-        return run_program(
+    def _run(self, *arguments: str, read_bytes: int = 0) -> Ended:
+        """:param read_bytes: what each end may have to read before it has anything to say."""
+        # There always is a limit: a far end whose disk hangs still answers ssh, and the schedule would wait for ever.
+        idle_s = _IDLE_S + read_bytes // _READ_BYTES_PER_S
+        refusal = self._ssh.open()
+        if refusal:
+            return Ended(FAILED, b"", refusal)
+        ended = run_program(
             [
                 "rsync",
                 "--no-human-readable",
-                f"--timeout={_IDLE_S}",
-                f"--rsh={self._shell}",
+                f"--timeout={idle_s}",
+                f"--rsh={self._ssh.shell}",
                 *arguments,
             ]
         )
+        if ended.status not in (0, _PARTIAL):
+            # The connection may be what failed.
+            self._ssh.close()
+        return ended
 
     def _check(self, ended: Ended, what: str) -> None:
         if ended.status:
@@ -120,15 +131,12 @@ class RsyncStore(Store):
             raise OffsiteError(f"{self.place}: {what}: {why}")
 
 
-def _is_missing(ended: Ended) -> bool:
-    return ended.status == _PARTIAL and "No such file or directory (2)" in ended.stderr
-
-
-def _sizes(ended: Ended) -> dict[str, int]:
+def _sizes(ended: Ended, kind: str) -> dict[str, int]:
+    """The entries of a listing that are files (`-`) or directories (`d`)."""
     found = {}
     for line in ended.stdout.decode(errors="replace").splitlines():
         match = _LINE.fullmatch(line)
-        if match:
+        if match and match["kind"] == kind:
             found[match["name"]] = int(re.sub(r"\D", "", match["size"]))
     return found
 

@@ -27,6 +27,7 @@ RUNTIME_DIRECTORY = Path("/run/firedrill")
 #: Called with the phase, the bytes done and the bytes expected (0: unknown).
 Progress = Callable[[str, int, int], None]
 
+_LOCK_PAUSE_S = 0.1
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -83,6 +84,8 @@ class Run:
         self._by_signal = False
         self._shields = 0
         self.found: list[str] = []
+        #: What lives as long as the run does, and is ended with it.
+        self.resources = contextlib.ExitStack()
         self._handlers: dict[int, object] = {}
         self._counter = 0
 
@@ -115,6 +118,7 @@ class Run:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        self.resources.close()
         shutil.rmtree(self.directory, ignore_errors=True)
         if isinstance(error, FiredrillError):
             error.state = error.state or self.state
@@ -151,6 +155,11 @@ class Run:
             self._shields -= 1
         if self._cause != before and not self._shields:
             raise Signalled
+
+    @property
+    def cause(self) -> str:
+        """What ended it, in words; "" as long as nothing has."""
+        return self._cause
 
     @staticmethod
     def _sweep_directories() -> None:
@@ -213,6 +222,23 @@ def only_one(name: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def telling(wait_s: float) -> Iterator[None]:
+    """The turn to tell others, which one process on this host has at a time.
+
+    :param wait_s: how long to wait for it.
+    :raises BusyError: it was not to be had in that time.
+    :raises HostError: the directory of the runs cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            RUNTIME_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
+            stack.enter_context(_hold("tell", "telling others", "`firedrill`", wait_s))
+        except OSError as error:
+            raise HostError(f"{RUNTIME_DIRECTORY} cannot be used: {error.strerror}") from error
+        yield
+
+
 def _require_root() -> None:
     if os.geteuid() != 0:
         raise HostError(
@@ -222,22 +248,31 @@ def _require_root() -> None:
 
 
 @contextlib.contextmanager
-def _hold(name: str, doing: str, holder: str) -> Iterator[None]:
+def _hold(name: str, doing: str, holder: str, wait_s: float = 0) -> Iterator[None]:
     path = RUNTIME_DIRECTORY / f"{name}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + wait_s
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other = os.pread(descriptor, 200, 0).decode(errors="replace") or "an unknown process"
-            raise BusyError(
-                f"Another run is {doing}: {other}",
-                state="Nothing was changed",
-                todo="Wait until it has ended, then run this again",
-            ) from None
+        while not _locks(descriptor):
+            if time.monotonic() >= deadline:
+                other = os.pread(descriptor, 200, 0).decode(errors="replace")
+                raise BusyError(
+                    f"Another run is {doing}: {other or 'an unknown process'}",
+                    state="Nothing was changed",
+                    todo="Wait until it has ended, then run this again",
+                )
+            time.sleep(_LOCK_PAUSE_S)
         os.ftruncate(descriptor, 0)
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         os.pwrite(descriptor, f"{holder}, process {os.getpid()}, since {since}".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

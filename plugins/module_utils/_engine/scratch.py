@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,16 @@ from dataclasses import replace
 from .access import Access, access_to
 from .errors import HostError
 from .manifest import Manifest
+from .model import human_bytes
+from .preflight import room_for
+from .relay import free_bytes_inside
 from .startup import trouble_at_start
 
 _READY_WAIT_S = 180.0
+#: With so much WAL between two checkpoints; without fsync and full pages they cost little, and small hosts have little room.
+_WAL_MB = 512
+#: So much stays free on the disk that the live servers of the host write to as well.
+_RESERVE_BYTES = 256_000_000
 _SETTINGS = {
     "listen_addresses": "localhost",
     "fsync": "off",
@@ -26,7 +34,7 @@ _SETTINGS = {
     "max_wal_senders": "0",
     "archive_mode": "off",
     "autovacuum": "off",
-    "max_wal_size": "2GB",
+    "max_wal_size": f"{_WAL_MB}MB",
     "maintenance_work_mem": "128MB",
 }
 
@@ -35,8 +43,9 @@ _SETTINGS = {
 def scratch(access: Access, manifest: Manifest) -> Iterator[Access]:
     """A fresh server of the image of `access`, as the cluster of `manifest` was; gone after the block.
 
-    :raises HostError: it does not come up here.
+    :raises HostError: there is no room for it, or it does not come up here.
     """
+    _require_room(access, manifest)
     settings = dict(_SETTINGS)
     if manifest.source.preload_libraries:
         settings["shared_preload_libraries"] = manifest.source.preload_libraries
@@ -77,3 +86,23 @@ def scratch(access: Access, manifest: Manifest) -> Iterator[Access]:
                 todo="Is there memory and disk enough for a second server?",
             )
         yield inside
+
+
+def _require_room(access: Access, manifest: Manifest) -> None:
+    """:raises HostError: with the database in a second server the disk would be full, or nearly."""
+    if not manifest.source.database_bytes:
+        return
+    directory = access.containers.volumes_directory()
+    try:
+        free = free_bytes_inside(os.getpid(), directory)
+    except OSError:
+        # An engine in a virtual machine has its directories there.
+        return
+    needed = room_for(manifest.source.database_bytes) + (_WAL_MB << 20)
+    if free < needed + _RESERVE_BYTES:
+        raise HostError(
+            f"The disk of {directory} has {human_bytes(free)} free, the throwaway server of the drill needs about "
+            f"{human_bytes(needed)}, and {human_bytes(_RESERVE_BYTES)} have to stay free for the live ones",
+            state="Production was not touched",
+            todo="Free some space, or drill on another host",
+        )

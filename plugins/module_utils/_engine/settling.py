@@ -13,8 +13,8 @@ from pathlib import Path
 from .access import open_access
 from .errors import BusyError, ConfigError, FiredrillError, InterruptedRun, SetError
 from .journal import Entry, Journal
+from .killed import settle
 from .model import Report, Target
-from .recovery import settle
 from .run import Progress, Run
 
 _PAUSE_S = 3.0

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from .containers import Containers, asking, cpu_shares
+from .containers import OOM_SCORE_ADJ, Containers, asking, cpu_shares
 from .errors import HostError
+from .frames import MESSAGES, read_frames
 from .run import Run
 
 # That the library may be missing is said when the engine is looked for: see Containers.
 with contextlib.suppress(ImportError):
     from docker.types import LogConfig, Mount
-    from docker.utils.socket import frames_iter
 
-_STDERR = 2
 _CHUNK_BYTES = 256 * 1024
 _KEEP_STDERR_BYTES = 64 * 1024
 
@@ -64,6 +63,8 @@ class Sidecar:
             self._socket = api.attach_socket(ident, params=wanted)
             raw = self._raw = getattr(self._socket, "_sock", self._socket)
             raw.settimeout(None)
+            # One for all who iterate: it may hold the beginning of a frame.
+            self._frames = read_frames(raw)
             api.start(ident)
         self._feeder: threading.Thread | None = None
         if stdin is not None:
@@ -91,14 +92,13 @@ class Sidecar:
             file.close()
 
     def __iter__(self) -> Iterator[bytes]:
-        frames = frames_iter(self._socket, tty=False)
         while True:
             # What the caller does with a chunk is none of this block's business.
             with asking(f"Reading from {self._program}"):
-                stream, chunk = next(frames, (0, b""))
+                stream, chunk = next(self._frames, (0, b""))
             if not stream:
                 return
-            if stream == _STDERR:
+            if stream == MESSAGES:
                 self._stderr += chunk
                 del self._stderr[:-_KEEP_STDERR_BYTES]
             else:
@@ -166,6 +166,7 @@ def run_beside(
         host = api.create_host_config(
             network_mode="none",
             cpu_shares=cpu_shares(),
+            oom_score_adj=OOM_SCORE_ADJ,
             cap_drop=["ALL"],
             read_only=True,
             security_opt=["no-new-privileges"],

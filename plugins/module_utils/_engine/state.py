@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .attempts import Attempt, Attempts
-from .clock import TOLERANCE_S
-from .drill import LOG_NAME
+from .clock import is_ahead
 from .listing import Listed, list_sets
 from .model import parse_time
-from .report import read_log
+from .report import LOG_NAME, read_log
 from .schedule import Schedule
 from .vault import RecoverySet
 
@@ -102,8 +101,7 @@ def look(directory: Path, database: str, now: datetime) -> State:
         return State(tries=known)
     listed = [one for one in list_sets(directory, database) if one.database == database]
     backups = [one for one in listed if _purpose(one) == "backup"]
-    limit = now + timedelta(seconds=TOLERANCE_S)
-    dated = [one for one in backups if one.recovery_set.created <= limit]
+    dated = [one for one in backups if not is_ahead(one.recovery_set.created, now)]
     newest = next((one for one in dated if one.complete), None)
     newer = dated[: dated.index(newest)] if newest else dated
     entries = [entry for entry in read_log(directory / LOG_NAME) if _is_drill(entry, database)]

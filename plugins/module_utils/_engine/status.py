@@ -36,6 +36,8 @@ _OLDEST_S = 26 * 3600.0
 _SETS_OF_ROOM = 2
 #: The key of the problem that a message to people could not be delivered.
 UNDELIVERED = "undelivered"
+#: That of a clock that is not set.
+CLOCK = "clock"
 
 
 def status_rows(
@@ -77,7 +79,7 @@ def _standing(section: Section, schedule: Schedule | None, now: datetime) -> Sta
     newest, drill = state.newest, state.last_drill
     free = Vault(section.directory).free_bytes()
     doubt = clock.doubt(now, None)
-    problems += [Problem("clock", doubt)] if doubt else []
+    problems += [Problem(CLOCK, doubt)] if doubt else []
     problems += _of_sets(state, schedule, now) if not problems else []
     problems += _of_rows(section, state, now)
     problems += _of_drills(state, schedule, now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -55,10 +55,12 @@ class FarSet:
 class Store(ABC):
     """One directory at the far end. Names are of files in it; every method raises OffsiteError when the target fails."""
 
-    def __init__(self, name: str, place: str) -> None:
+    def __init__(self, name: str, place: str, scratch: Path) -> None:
+        """:param scratch: a private directory of the run, for this store alone: what is killed leaves nothing elsewhere."""
         self.name = name
         #: For messages.
         self.place = place
+        self._scratch = scratch
 
     @abstractmethod
     def listing(self) -> dict[str, int]:
@@ -69,14 +71,14 @@ class Store(ABC):
         """The size in bytes of one file, asked for by itself: a listing may lag behind. None: it is not there."""
 
     @abstractmethod
-    def put(self, path: Path, name: str) -> None:
-        """Uploads a file, in the place of what was there under that name."""
+    def put(self, *paths: Path) -> None:
+        """Uploads files under their own names, in one start of the program, in the place of what was there."""
 
     @abstractmethod
-    def proof(self, path: Path, entry: FileEntry) -> str:
-        """How the far end shows that it holds the bytes of `entry`, e.g. `md5`; "" when it holds others, or nothing.
+    def proofs(self, files: Mapping[Path, FileEntry]) -> dict[str, str]:
+        """By name how the far end shows that it holds the bytes of the entry, e.g. `md5`; "" when it holds others, or nothing.
 
-        :param path: the same file here, whose SHA-256 has been checked.
+        :param files: the same files here, whose SHA-256 has been checked, each under its own name.
         """
 
     @abstractmethod
@@ -101,22 +103,21 @@ class Store(ABC):
             self.delete(file)
         return ordered
 
-    def manifest(self, name: str, scratch: Path) -> Manifest:
+    def manifest(self, name: str) -> Manifest:
         """The manifest of a set.
 
-        :param scratch: a private directory.
         :raises SetError: it is none, or of another set.
         """
-        text = self.read(f"{name}{MANIFEST}", scratch).decode("utf-8", "surrogateescape")
+        text = self._read(f"{name}{MANIFEST}").decode("utf-8", "surrogateescape")
         label = f"{self.place}/{name}{MANIFEST}"
         manifest = Manifest.from_json(text, label)
         if manifest.name != name:
             raise SetError(f"{label} is the manifest of another set, {manifest.name}")
         return manifest
 
-    def read(self, name: str, scratch: Path) -> bytes:
+    def _read(self, name: str) -> bytes:
         """A small file."""
-        path = scratch / name
+        path = self._scratch / name
         try:
             self.get(name, path)
             return path.read_bytes()
@@ -124,6 +125,11 @@ class Store(ABC):
             raise OffsiteError(f"{name} could not be read from {self.place}: {error}") from error
         finally:
             path.unlink(missing_ok=True)
+
+
+def names_of(files: Iterable[Path | FileEntry]) -> str:
+    """The names of files, for a message."""
+    return ", ".join(file.name for file in files)
 
 
 def far_sets(listing: Mapping[str, int]) -> list[FarSet]:

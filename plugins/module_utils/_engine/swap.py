@@ -20,6 +20,7 @@ from .server import Session, composed
 _ATTEMPTS = 12
 _LOCK_TIMEOUT = "10s"
 _PAUSE_S = 0.02
+_LAST_WORD_S = 10.0
 _NAME_BYTES = 63
 _KEPT = re.compile(r"(.+)(_(?:before|undone)_\d{8}_\d{6}(?:_\d+)?)", re.DOTALL)
 
@@ -79,6 +80,8 @@ def _emptied(access: Access, oids: list[int], place: str) -> Iterator[None]:
         yield
     finally:
         gate.set()
+        # Hung up at once, the server might still end a session: then one of the database that is live by now.
+        thread.join(_LAST_WORD_S)
         session.hang_up()
         thread.join()
         session.close()

@@ -75,6 +75,14 @@ class RecoverySet:
             # Removed since it was listed.
             return datetime.fromtimestamp(0, timezone.utc)
 
+    @property
+    def opened_by(self) -> tuple[str, ...]:
+        """The public keys of the private one that opened it, as far as they can be told; those of its recipients, if any."""
+        if self.key is None or self.manifest is None or self.manifest.encryption is None:
+            return ()
+        recipients = self.manifest.encryption.recipients
+        return tuple(name for name in self.key.public if name in recipients) or self.key.public
+
     def files(self) -> list[Path]:
         """The files of the set that are there, the manifest first."""
         paths = dict.fromkeys([*map(self.path.with_name, every_name(self.name)), self.path])

@@ -9,18 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .containers import Container, Containers
+from .access import access_by_image, access_to
+from .containers import Containers
 from .dump import missing_tables
-from .errors import FiredrillError, SetError, TargetError
+from .errors import SetError, TargetError
 from .fetch import Located, locate
 from .filenames import method_of
 from .keyring import Key, identity_of, open_key
 from .manifest import Manifest
 from .model import Report, Target, human_bytes, human_seconds
-from .programs import Programs, outdated
+from .programs import Programs, major_of, outdated
 from .run import Progress, Run
 from .sealed import check_globals, unseal
-from .server import Server
 from .targets import Offsite
 from .vault import RecoverySet, Vault
 from .witness import read_archive
@@ -66,11 +66,12 @@ def verify(
             if found
             else locate(run, vault, request.source, database, request.offsite)
         )
+        warnings = list(located.warnings)
         if located.is_far and key.method:
             # Whether it opens the set is told before all of it comes down.
-            located.opened(key)
-        with located.here() as recovery_set:
-            return _Verification(run, request, recovery_set, key, list(located.warnings)).report()
+            located.opened(key, warnings)
+        with located.here(warnings) as recovery_set:
+            return _Verification(run, request, recovery_set, key, warnings).report()
 
 
 class _Verification:
@@ -111,17 +112,9 @@ class _Verification:
                 "recipients": list(manifest.encryption.recipients)
                 if manifest and manifest.encryption
                 else [],
-                "keys": list(self._opened_by()),
+                "keys": list(self._set.opened_by),
             },
         )
-
-    def _opened_by(self) -> tuple[str, ...]:
-        """The public keys of the private one that opened the set, as far as they can be told."""
-        manifest, key = self._set.manifest, self._set.key
-        if key is None or manifest is None or manifest.encryption is None:
-            return ()
-        of_set = [name for name in key.public if name in manifest.encryption.recipients]
-        return tuple(of_set) or key.public
 
     def _judge(self) -> tuple[str, str]:
         manifest = self._set.manifest
@@ -150,7 +143,7 @@ class _Verification:
                 contents = read_archive(programs, self._set)
                 check_globals(self._set)
         except SetError as error:
-            if manifest and _major(version) < manifest.source.major:
+            if manifest and major_of(version) < manifest.source.major:
                 return "not_tested", (
                     f"{self._set.path} is of PostgreSQL {manifest.source.major}, pg_restore in the image is "
                     f"{version}: {error.what}"
@@ -191,43 +184,19 @@ class _Verification:
         except TargetError as error:
             if manifest is None:
                 raise
-            return self._stand_in(containers, manifest, error)
+            return self._stand_in(manifest, error)
         self._container = container.name
-        programs = self._reading(containers, container)
+        programs = access_to(self._run, containers, container, target).programs
         return programs, programs.version()
 
-    def _reading(self, containers: Containers, container: Container) -> Programs:
-        return Programs(
-            containers, self._run, Server(containers, self._run, container, self._request.target)
-        )
-
-    def _stand_in(
-        self, containers: Containers, manifest: Manifest, refusal: TargetError
-    ) -> tuple[Programs, str]:
+    def _stand_in(self, manifest: Manifest, refusal: TargetError) -> tuple[Programs, str]:
         """A set can be read on the day on which its server is down, or on another host."""
-        source = manifest.source
-        container = Container(
-            id="",
-            name=source.container,
-            pid=0,
-            started_at="",
-            image=source.image,
-            image_id=source.image_id,
-            image_digest=source.image_digest,
-            environment={},
-        )
-        programs = self._reading(containers, container)
-        try:
-            version = programs.version()
-        except FiredrillError as error:
-            raise refusal from error
+        programs = access_by_image(
+            self._run, self._request.target, manifest.source, refusal
+        ).programs
+        version = programs.version()
         if self._named:
             self._warnings.append(
-                f"{refusal.what}: read with the image that made the dump ({source.image})"
+                f"{refusal.what}: read with the image that made the dump ({manifest.source.image})"
             )
         return programs, version
-
-
-def _major(version: str) -> int:
-    digits = version.partition(".")[0]
-    return int(digits) if digits.isdigit() else 0

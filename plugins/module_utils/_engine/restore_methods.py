@@ -13,10 +13,10 @@ from .catalog import apply_properties, create_database, drop_database
 from .cutover import cut_over
 from .errors import FiredrillError
 from .journal import Entry
+from .killed import current_name
 from .load import analyze, check_evidence, load, require_equal
 from .model import Comparison, DatabaseProperties
 from .preflight import Plan
-from .recovery import current_name
 from .restoration import Restoration, known_properties
 from .sealed import unseal
 from .server import Session
