@@ -228,7 +228,8 @@ def gpg_recipient(directory: Path) -> str:
 def backups(directory: Path) -> dict[str, list[Ours]]:
     """Backups plain, encrypted, and encrypted with a copy at an SSH server on this machine: each ROUNDS times, by turns.
 
-    How fast such a machine is changes from minute to minute, so each is compared with the plain one of its round.
+    How fast such a machine is changes from minute to minute, so each is compared with the plain one of its round. A copy
+    goes to where those of the rounds before lie, as every night.
     """
     age_key = age_recipient()
     keys = {"age": age_key, "gpg": gpg_recipient(directory)}
@@ -237,12 +238,15 @@ def backups(directory: Path) -> dict[str, list[Ours]]:
     found: dict[str, list[Ours]] = {}
 
     def note(name: str, code: str) -> None:
-        place = directory / f"sets-{name}"
-        shutil.rmtree(place, ignore_errors=True)
-        found.setdefault(name, []).append(engine(code, "bench", place))
+        found.setdefault(name, []).append(engine(code, "bench", directory / f"sets-{name}"))
 
     with ssh_server(home) as ssh:
-        for number in range(ROUNDS):
+        places = {}
+        for program, start_at in (("rsync", ssh.rsync), ("rclone", ssh.sftp)):
+            place = directory / f"far-{program}"
+            place.mkdir()
+            places[program] = f"Offsite(({start_at(program, place)!r},), target.database)"
+        for unused_round in range(ROUNDS):
             note("plain", "r = backup(BackupRequest(target, directory))")
             for method, key in keys.items():
                 encryption = f"Encryption({method!r}, ({key!r},))"
@@ -250,10 +254,7 @@ def backups(directory: Path) -> dict[str, list[Ours]]:
                     method,
                     f"r = backup(BackupRequest(target, directory, encryption={encryption}))",
                 )
-            for program, start_at in (("rsync", ssh.rsync), ("rclone", ssh.sftp)):
-                place = directory / f"far-{program}-{number}"
-                place.mkdir()
-                offsite = f"Offsite(({start_at(program, place)!r},), target.database)"
+            for program, offsite in places.items():
                 note(
                     program,
                     f"""
@@ -262,7 +263,6 @@ r = copy_sets(CopyRequest(directory, target.database, {offsite}))
 assert not r.verdict, r
 """,
                 )
-                shutil.rmtree(place)
     return found
 
 

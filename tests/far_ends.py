@@ -242,6 +242,8 @@ def ssh_server(home: Path) -> Iterator[Ssh]:
         "PermitRootLogin": "prohibit-password",
         "MaxStartups": "100",
         "Subsystem": "sftp internal-sftp",
+        # What the shell of whoever runs the tests reads at its start is none of the far end's.
+        "SetEnv": f"HOME={home}",
     }
     config = home / "sshd_config"
     config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,6 +31,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch i
     locate,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring import open_key
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import (
+    Ledger,
+    unconfirmed,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import utc_now
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.offsite import (
     CopyRequest,
@@ -201,6 +206,39 @@ def test_a_file_that_is_damaged_at_one_target_is_taken_from_another_and_that_is_
     assert two.set.globals
     damage(two.second / two.set.globals.name)
     assert len(two.bring()) == 2
+
+
+def test_a_copy_that_came_back_damaged_is_none_until_all_of_it_went_up_again(two: Two) -> None:
+    here = two.room / "sets"
+    shutil.copytree(two.first, here)
+    request = CopyRequest(here, "shop", two.offsite)
+    assert copy_sets(request).verdict == ""
+    name, targets = two.set.name, two.offsite.names
+    assert unconfirmed(here, "shop", [name], targets) == {name: ()}
+    # What the far end says of it may be as good as before, as it is with object stores.
+    damage(two.first / two.set.dump.name)
+    two.bring()
+    assert unconfirmed(here, "shop", [name], targets) == {name: ("first",)}
+    before = (two.first / two.set.dump.name).read_bytes()
+    asked = copy_sets(replace(request, check=True))
+    assert (asked.changed, (two.first / two.set.dump.name).read_bytes()) == (True, before)
+    sent = copy_sets(request)
+    assert [one["uploaded"] for one in sent.details["targets"]] == [[name], []]
+    assert any(f"{name} came back damaged from first" in text for text in sent.warnings)
+    assert unconfirmed(here, "shop", [name], targets) == {name: ()}
+    assert two.bring() == []
+    assert not copy_sets(request).changed
+
+
+def test_a_copy_that_came_back_damaged_and_is_not_here_any_more_is_lost(two: Two) -> None:
+    here = two.room / "sets"
+    shutil.copytree(two.first, here)
+    assert copy_sets(CopyRequest(here, "shop", two.offsite)).verdict == ""
+    for path in here.glob(f"{two.set.name}*"):
+        path.unlink()
+    damage(two.first / two.set.dump.name)
+    two.bring()
+    assert Ledger(here, "shop").lost([]) == {"first": [two.set.name]}
 
 
 def test_a_target_that_fails_in_the_middle_is_not_asked_for_every_file(two: Two) -> None:

@@ -270,6 +270,11 @@ def test_what_comes_down_damaged_is_not_restored_and_the_drill_says_so(
         assert any(f"{name}.dump was taken from bucket" in text for text in report["warnings"])
     assert postgres.sql(ROWS, shop) == before
     assert host.downloads() == []
+    # The next copy mends it.
+    (row,) = host.run("list")
+    assert (bool(row["offsite"]["bucket"]), row["offsite"]["nas"]) == (True, "")
+    assert host.run("copy")["changed"]
+    assert host.run("drill", "--set", "offsite:nas/latest")["verdict"] == "pass"
 
 
 def test_a_disk_without_room_is_told_before_anything_comes_down(host: Host, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from .clock import is_ahead
 from .errors import ConfigError, HostError, OffsiteError, SetError
 from .filenames import MANIFEST, names_meant
 from .keyring import Key
+from .ledger import DAMAGED, Ledger
 from .manifest import FileEntry, Manifest
 from .model import human_bytes, iso, utc_now
 from .remotes import store_of
@@ -62,7 +63,7 @@ class Located:
         if not (self.stores and self.run and manifest and manifest.sealed):
             return unseal(self.recovery_set, key)
         private = self.run.private_directory("sealed")
-        _bring(manifest.sealed, list(self.stores), private, warnings)
+        self._bring(manifest, manifest.sealed, list(self.stores), private, warnings)
         found = unseal(RecoverySet(private / manifest.dump.name, manifest), key)
         return replace(found, path=self.recovery_set.path)
 
@@ -107,7 +108,7 @@ class Located:
         total = sum(entry.bytes for entry in manifest.entries)
         done = 0
         for entry in manifest.entries:
-            _bring(entry, stores, private, warnings)
+            self._bring(manifest, entry, stores, private, warnings)
             done += entry.bytes
             run.advance(done, total)
         # With the manifest it is a set like any other.
@@ -116,30 +117,46 @@ class Located:
         )
         return private / manifest.dump.name
 
+    def _bring(
+        self,
+        manifest: Manifest,
+        entry: FileEntry,
+        stores: list[Store],
+        private: Path,
+        warnings: list[str],
+    ) -> None:
+        """Downloads a file from the first of these targets that has it as its manifest says, and puts that one first.
 
-def _bring(entry: FileEntry, stores: list[Store], private: Path, warnings: list[str]) -> None:
-    """Downloads a file from the first of these targets that has it as its manifest says, and puts that one first.
+        :raises OffsiteError: every target failed.
+        :raises SetError: what came is not what the manifest says, from one target at least.
+        """
+        refusals: list[OffsiteError | SetError] = []
+        path = private / entry.name
+        for store in stores:
+            try:
+                _bring_from(store, entry, path)
+            except (OffsiteError, SetError) as error:
+                refusals.append(error)
+                if isinstance(error, SetError):
+                    self._disprove(manifest, store)
+                # By its size and date the next program may take it for the file that is wanted.
+                path.unlink(missing_ok=True)
+                continue
+            told = [f"{error.what}; {entry.name} was taken from {store.name}" for error in refusals]
+            warnings += [one for one in told if one not in warnings]
+            stores.sort(key=lambda one: one is not store)
+            return
+        worst = next((one for one in refusals if isinstance(one, SetError)), refusals[0])
+        what = "; ".join(error.what for error in refusals)
+        raise type(worst)(what, state=worst.state, todo=worst.todo)
 
-    :raises OffsiteError: every target failed.
-    :raises SetError: what came is not what the manifest says, from one target at least.
-    """
-    refusals: list[OffsiteError | SetError] = []
-    path = private / entry.name
-    for store in stores:
-        try:
-            _bring_from(store, entry, path)
-        except (OffsiteError, SetError) as error:
-            refusals.append(error)
-            # By its size and date the next program may take it for the file that is wanted.
-            path.unlink(missing_ok=True)
-            continue
-        told = [f"{error.what}; {entry.name} was taken from {store.name}" for error in refusals]
-        warnings += [one for one in told if one not in warnings]
-        stores.sort(key=lambda one: one is not store)
-        return
-    worst = next((one for one in refusals if isinstance(one, SetError)), refusals[0])
-    what = "; ".join(error.what for error in refusals)
-    raise type(worst)(what, state=worst.state, todo=worst.todo)
+    def _disprove(self, manifest: Manifest, store: Store) -> None:
+        """The copy was confirmed and is not what was: the next run of copies has to send it, and until then it is none."""
+        if self.vault:
+            ledger = Ledger(self.vault.directory, manifest.database)
+            # What the set is wanted for does not fail because of it.
+            with contextlib.suppress(HostError):
+                ledger.missed(manifest.name, store.name, DAMAGED, utc_now())
 
 
 def _bring_from(store: Store, entry: FileEntry, path: Path) -> None:

@@ -22,8 +22,10 @@ from .filenames import file_base
 from .model import Problem, iso
 
 #: What became of a set at a target. `confirmed`: all of it is there, checked. `lost`: it was, and is gone.
+#: `damaged`: it was, and came back as something else, so nothing that the far end says of it proves it any more.
 #: `removed`: the retention removed it, so it is not uploaded again.
-CONFIRMED, LOST, REMOVED = "confirmed", "lost", "removed"
+CONFIRMED, LOST, DAMAGED, REMOVED = "confirmed", "lost", "damaged", "removed"
+_MISSED = (LOST, DAMAGED)
 
 #: So long after its dump a set may be on its way.
 _TIME_TO_COPY_S = 6 * 3600.0
@@ -98,6 +100,15 @@ class Ledger:
         """
         self._update(target, lambda state: replace(state, copies={**state.copies, set_name: copy}))
 
+    def missed(self, set_name: str, target: str, state: str, now: datetime) -> None:
+        """A set that was confirmed is `lost` or `damaged` there. Of one that was not, nothing is noted.
+
+        :raises HostError: it cannot be written.
+        """
+        copy = self.copy_of(set_name, target)
+        if copy and copy.state == CONFIRMED:
+            self.note(set_name, target, replace(copy, state=state, at=iso(now)))
+
     def removed(self, set_name: str, target: str, now: datetime) -> None:
         """The retention removed a set there; to be noted before the first file goes.
 
@@ -113,7 +124,7 @@ class Ledger:
             target: sorted(
                 name
                 for name, copy in state.copies.items()
-                if copy.state == LOST and name not in known
+                if copy.state in _MISSED and name not in known
             )
             for target, state in self.targets().items()
         }
@@ -215,7 +226,7 @@ def _row(name: str, state: TargetState, sets: Mapping[str, datetime]) -> dict[st
         if newest
         else None,
         "missing": [one for one in sets if _is_due(state.copies.get(one))],
-        "lost": sorted(one for one, copy in state.copies.items() if copy.state == LOST),
+        "lost": sorted(one for one, copy in state.copies.items() if copy.state in _MISSED),
         "whole_at": state.whole_at or None,
         "failing_since": state.failing_since or None,
         "error": state.error,
@@ -223,7 +234,7 @@ def _row(name: str, state: TargetState, sets: Mapping[str, datetime]) -> dict[st
 
 
 def _is_due(copy: Copy | None) -> bool:
-    return copy is None or copy.state == LOST
+    return copy is None or copy.state in _MISSED
 
 
 def target_problems(

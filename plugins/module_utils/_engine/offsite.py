@@ -16,7 +16,7 @@ from typing import Any
 from .errors import ConfigError, FiredrillError
 from .filenames import MANIFEST
 from .guide import GUIDE, guide
-from .ledger import CONFIRMED, LOST, REMOVED, Copy, Ledger
+from .ledger import CONFIRMED, DAMAGED, LOST, REMOVED, Copy, Ledger
 from .listing import list_sets
 from .manifest import Manifest
 from .model import Report, human_bytes, iso, utc_now
@@ -229,11 +229,7 @@ class _Copying:
                 f"{name} was confirmed at {store.name}, and is gone there and here"
             )
             if not self._request.check:
-                self._ledger.note(
-                    name,
-                    store.name,
-                    Copy(**{**vars(state.copies[name]), "state": LOST, "at": iso(utc_now())}),
-                )
+                self._ledger.missed(name, store.name, LOST, utc_now())
 
     def _look_for_strangers(
         self, store: Store, far: dict[str, FarSet], sets: list[RecoverySet]
@@ -264,6 +260,7 @@ class _Copying:
         if copy and copy.state == REMOVED:
             return
         known = bool(copy and copy.state == CONFIRMED)
+        came_back_damaged = bool(copy and copy.state == DAMAGED)
         try:
             if known and self._is_there(store, manifest, found):
                 return
@@ -271,6 +268,10 @@ class _Copying:
                 outcome.lost.append(name)
                 self._warnings.append(
                     f"{name} was confirmed at {store.name}, and is not whole there any more"
+                )
+            if came_back_damaged:
+                self._warnings.append(
+                    f"{name} came back damaged from {store.name}: all of it has to go up again"
                 )
             size = sum(entry.bytes for entry in manifest.entries)
             if self._request.check:
@@ -280,15 +281,15 @@ class _Copying:
             with self._run.phase(f"upload {store.name}"):
                 self._check_here(recovery_set)
                 beside = self._guide_of(recovery_set) if guided else None
-                proof, sent = Upload(store, recovery_set, found, beside).run()
+                proof, sent = Upload(
+                    store, recovery_set, found, beside, anew=came_back_damaged
+                ).run()
         except FiredrillError as error:
             outcome.missing.append(name)
             outcome.errors.append(str(error))
             if known and not self._request.check:
                 with suppress(FiredrillError):
-                    self._ledger.note(
-                        name, store.name, Copy(LOST, iso(utc_now()), manifest.created_at)
-                    )
+                    self._ledger.missed(name, store.name, LOST, utc_now())
             return
         self._ledger.note(
             name,

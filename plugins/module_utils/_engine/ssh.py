@@ -21,6 +21,13 @@ FAILED = 255
 _LOGIN_S = 60
 
 
+def _computes_aes() -> bool:
+    """Whether the processor has instructions for AES, which then takes a fraction of the time that ChaCha20 takes, which
+    ssh prefers. A Raspberry Pi 4 has none."""
+    words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    return "aes" in words
+
+
 class Ssh:
     """It logs in when it is first needed, and again when the connection was lost; close() is for its end.
 
@@ -38,6 +45,7 @@ class Ssh:
             *(f'UserKnownHostsFile="{target.known_hosts_file}"', "GlobalKnownHostsFile=/dev/null"),
             *("ConnectTimeout=20", "ServerAliveInterval=15", "ServerAliveCountMax=4"),
             *("ForwardAgent=no", "UpdateHostKeys=no", f'ControlPath="{self._socket}"'),
+            *(["Ciphers=^aes128-gcm@openssh.com"] if _computes_aes() else []),
         ):
             words += ["-o", option]
         self._words: Sequence[str] = words

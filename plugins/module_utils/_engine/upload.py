@@ -26,8 +26,12 @@ class Upload:
         recovery_set: RecoverySet,
         found: FarSet | None,
         beside: Path | None,
+        *,
+        anew: bool,
     ) -> None:
+        """:param anew: what is there goes up again, whatever the far end says of it."""
         self._store = store
+        self._anew = anew
         self._set = recovery_set
         self._files = dict(found.files) if found else {}
         self._manifest = recovery_set.require_manifest()
@@ -45,7 +49,9 @@ class Upload:
             if path.name != entry.name:
                 raise SetError(f"{path} is called {entry.name} in its manifest: it was renamed")
         written = _entry_of(self._path)
-        proofs = self._there({**files, self._path: written})
+        proofs = self._there(
+            {self._path: written} if self._anew else {**files, self._path: written}
+        )
         if written.name in self._files and not proofs.get(written.name):
             self._make_way()
         lacking = {path: entry for path, entry in files.items() if not proofs.get(entry.name)}
