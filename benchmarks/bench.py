@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,8 +29,7 @@ from far_ends import ssh_server  # noqa: E402
 
 IMAGE = os.environ.get("FIREDRILL_BENCH_IMAGE", "firedrill-test/postgres:17")
 LABEL = "firedrill.bench=1"
-#: Odd, so that one of them is in the middle.
-ROUNDS = 3
+ROUNDS = 5
 PROJECT = f"bench{uuid.uuid4().hex[:6]}"
 CONTAINER = f"{PROJECT}-db-1"
 APPLICATION = f"{PROJECT}-web-1"
@@ -228,8 +226,7 @@ def gpg_recipient(directory: Path) -> str:
 def backups(directory: Path) -> dict[str, list[Ours]]:
     """Backups plain, encrypted, and encrypted with a copy at an SSH server on this machine: each ROUNDS times, by turns.
 
-    How fast such a machine is changes from minute to minute, so each is compared with the plain one of its round. A copy
-    goes to where those of the rounds before lie, as every night.
+    A copy goes to where those of the rounds before lie, as every night.
     """
     age_key = age_recipient()
     keys = {"age": age_key, "gpg": gpg_recipient(directory)}
@@ -266,20 +263,23 @@ assert not r.verdict, r
     return found
 
 
-def median(runs: list[Ours]) -> Ours:
-    """The run whose time is in the middle."""
-    return sorted(runs, key=lambda one: one.seconds)[len(runs) // 2]
+def fastest(runs: list[Ours]) -> Ours:
+    """The run that was disturbed least: whatever else a machine does makes a run slower, never faster."""
+    return min(runs, key=lambda one: one.seconds)
 
 
 def row(what: str, ours: float, theirs: float, unit: str, wanted: str) -> str:
     return f"| {what} | {ours:.2f} {unit} | {theirs:.2f} {unit} | {ours / theirs:.3f}x | {wanted} |"
 
 
+def told(runs: list[Ours]) -> str:
+    each = ", ".join(f"{one.seconds:.1f}" for one in runs)
+    return f"{fastest(runs).seconds:.1f} s (the fastest of {each})"
+
+
 def beside(some: list[Ours], plain: list[Ours]) -> str:
-    ratios = [one.seconds / other.seconds for one, other in zip(some, plain)]
-    told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    seconds = median(some).seconds
-    return f"{seconds:.1f} s, {statistics.median(ratios):.2f}x (of {told}; wanted: 1.15x)"
+    ratio = fastest(some).seconds / fastest(plain).seconds
+    return f"{told(some)}, {ratio:.2f}x (wanted: 1.15x)"
 
 
 def measure(scale: int, directory: Path) -> list[str]:
@@ -292,8 +292,9 @@ def measure(scale: int, directory: Path) -> list[str]:
         "r = backup(BackupRequest(target, directory, evidence='none'))", "bench", directory / "bare"
     )
     rounds = backups(directory)
-    runs = {name: median(each) for name, each in rounds.items()}
-    whole = runs["plain"]
+    runs = {name: fastest(each) for name, each in rounds.items()}
+    # The runbook's dump is made once, so it is held against one of ours that was not chosen.
+    whole = rounds["plain"][0]
     quarter = engine(
         "r = backup(BackupRequest(target, directory))", "quarter", directory / "quarter"
     )
@@ -326,7 +327,7 @@ def measure(scale: int, directory: Path) -> list[str]:
         "(wanted: under 64)."
     )
     hidden = (
-        f"Encrypted, read whole while it passes by, instead of {whole.seconds:.1f} s: "
+        f"Encrypted, read whole while it passes by, instead of {told(rounds['plain'])}: "
         + "; ".join(
             f"with {name} {beside(rounds[name], rounds['plain'])}, peak memory {runs[name].peak_mib:.1f} MiB (wanted: under 100)"
             for name in ("age", "gpg")

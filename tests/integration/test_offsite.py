@@ -59,6 +59,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets
     RcloneTarget,
     RsyncTarget,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import RecoverySet
 
 pytestmark = [pytest.mark.integration]
 
@@ -441,11 +442,18 @@ def masters(target: RsyncTarget) -> list[int]:
 
 @pytest.mark.slow
 def test_one_login_serves_a_whole_run_and_is_made_again_when_it_is_lost(
-    sets: Path, made: str, tmp_path: Path
+    sets: Path, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def logins() -> int:
         return (tmp_path / "ssh" / "ssh.log").read_text().count("Accepted publickey")
 
+    check = RecoverySet.check_files
+
+    def noted(self: RecoverySet) -> None:
+        await_that(logins, "it logs in while the set is read here")
+        check(self)
+
+    monkeypatch.setattr(RecoverySet, "check_files", noted)
     (tmp_path / "ssh").mkdir()
     (tmp_path / "far").mkdir()
     with ssh_server(tmp_path / "ssh") as ssh:

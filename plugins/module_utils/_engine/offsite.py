@@ -146,6 +146,8 @@ class _Copying:
         listing: dict[str, int] = {}
         far: dict[str, FarSet] = {}
         try:
+            store.connect()
+            self._read_newest(sets, target)
             with self._run.phase(f"list {target.name}"):
                 listing = store.listing()
                 far = {one.name: one for one in far_sets(listing)}
@@ -198,17 +200,24 @@ class _Copying:
         except FiredrillError as error:
             outcome.errors.append(str(error))
 
-    def _check_here(self, recovery_set: RecoverySet) -> None:
-        """:raises SetError: a file here is damaged."""
+    def _read_newest(self, sets: list[RecoverySet], target: OffsiteTarget) -> None:
+        """Checks what is going to be uploaded while the connection is made, unless it may never be made."""
+        state = self._ledger.target(target.name)
+        new = bool(sets) and sets[0].name not in state.copies
+        if new and not self._request.check and not state.failing_since:
+            self._checked_here(sets[0])
+
+    def _checked_here(self, recovery_set: RecoverySet) -> FiredrillError | None:
+        """What is wrong with the files of a set here."""
         name = recovery_set.name
         if name not in self._checked:
             self._checked[name] = None
-            try:
-                recovery_set.check_files()
-            except FiredrillError as error:
-                self._checked[name] = error
-        if found := self._checked[name]:
-            raise found
+            with self._run.phase("check set"):
+                try:
+                    recovery_set.check_files()
+                except FiredrillError as error:
+                    self._checked[name] = error
+        return self._checked[name]
 
     def _look_for_losses(
         self, store: Store, far: dict[str, FarSet], sets: list[RecoverySet], outcome: _Outcome
@@ -278,8 +287,9 @@ class _Copying:
                 outcome.uploaded.append(name)
                 outcome.bytes += size
                 return
+            if damage := self._checked_here(recovery_set):
+                raise damage
             with self._run.phase(f"upload {store.name}"):
-                self._check_here(recovery_set)
                 beside = self._guide_of(recovery_set) if guided else None
                 proof, sent = Upload(
                     store, recovery_set, found, beside, anew=came_back_damaged

@@ -55,6 +55,9 @@ class RcloneStore(Store):
         self._limit = [f"--bwlimit={target.max_bytes_per_s}B"] if target.max_bytes_per_s else []
         self._hash: str | None = None
 
+    def connect(self) -> None:
+        """Each start of rclone connects by itself."""
+
     def listing(self) -> dict[str, int]:
         ended = self._run("lsjson", "--files-only", "--no-modtime", "--no-mimetype", self.place)
         if ended.status in _NOT_THERE:

@@ -44,6 +44,9 @@ class RsyncStore(Store):
             else []
         )
 
+    def connect(self) -> None:
+        self._ssh.begin()
+
     def listing(self) -> dict[str, int]:
         ended = self._run("--list-only", f"{self.place}/")
         # That it is not there is said in one way by rsync, in another by rrsync, which restricts an account.

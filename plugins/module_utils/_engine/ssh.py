@@ -50,6 +50,7 @@ class Ssh:
             words += ["-o", option]
         self._words: Sequence[str] = words
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_shared = False
 
     @property
     def shell(self) -> str:
@@ -57,28 +58,38 @@ class Ssh:
         # Were the program killed that started it, it would wait for a far end that does not answer.
         return shlex.join(["setpriv", "--pdeathsig", "KILL", *self._words])
 
+    def begin(self) -> None:
+        """Starts to log in, unless that is done or under way, and does not wait for it.
+
+        :raises HostError: ssh is not installed.
+        """
+        if self._process and not (self._is_shared and self._process.poll() is not None):
+            return
+        self.close()
+        # The command is run once others can share the connection, and its output tells us so.
+        sharing = ["-M", "-N", "-o", "PermitLocalCommand=yes", "-o", "LocalCommand=echo"]
+        self._process = start(
+            [*self._words, *sharing, self._to],
+            environment={**os.environ, "LC_ALL": "C.UTF-8", "SHELL": "/bin/sh"},
+        )
+
     def open(self) -> str:
         """Logs in, unless that is done. Returns why it failed, "" when it did not.
 
         :raises HostError: ssh is not installed.
         """
-        if self._process and self._process.poll() is None:
+        self.begin()
+        if self._is_shared or not self._process:
             return ""
-        self.close()
-        # The command is run once others can share the connection, and its output tells us so.
-        sharing = ["-M", "-N", "-o", "PermitLocalCommand=yes", "-o", "LocalCommand=echo"]
-        self._process = process = start(
-            [*self._words, *sharing, self._to],
-            environment={**os.environ, "LC_ALL": "C.UTF-8", "SHELL": "/bin/sh"},
-        )
-        output = pipe(process.stdout)
+        output = pipe(self._process.stdout)
         ready, unused_writable, unused_broken = select.select([output], [], [], _LOGIN_S)
         if ready and output.read(1):
+            self._is_shared = True
             return ""
         if not ready:
             self.close()
             return f"no login within {_LOGIN_S} s"
-        messages = pipe(process.stderr).read().decode(errors="replace")
+        messages = pipe(self._process.stderr).read().decode(errors="replace")
         self.close()
         return messages.strip() or "ssh ended before it had logged in"
 
@@ -87,4 +98,5 @@ class Ssh:
         if self._process:
             end(self._process)
             self._process = None
+        self._is_shared = False
         self._socket.unlink(missing_ok=True)

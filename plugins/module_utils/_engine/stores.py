@@ -63,6 +63,10 @@ class Store(ABC):
         self._scratch = scratch
 
     @abstractmethod
+    def connect(self) -> None:
+        """Begins what takes its time before the target can be asked, and does not wait for it."""
+
+    @abstractmethod
     def listing(self) -> dict[str, int]:
         """The files by name, with their sizes in bytes; nothing when the directory is not there yet."""
 
