@@ -23,26 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
+from ports import LOCAL, answers, free_port
 from servers import await_that
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets import (
     RcloneTarget,
     RsyncTarget,
 )
-
-LOCAL = "127.0.0.1"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOCAL, 0))
-        return int(probe.getsockname()[1])
-
-
-def answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection((LOCAL, port), timeout=5):
-        return True
-    return False
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from far_ends import LOCAL, free_port, running
+from far_ends import running
 from keys import age_key, shows
+from ports import LOCAL, free_port
 from servers import ROOT, Postgres, await_that, docker
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outcomes import BUSY

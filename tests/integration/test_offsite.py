@@ -24,7 +24,6 @@ from far_ends import (
     LaggingBucket,
     Ssh,
     Wire,
-    free_port,
     make_key,
     obscured,
     rclone_config,
@@ -33,6 +32,7 @@ from far_ends import (
     ssh_server,
     webdav_server,
 )
+from ports import free_port
 from recovery_sets import a_manifest
 from servers import await_that, engine_process
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 import yaml
-from far_ends import S3, Ssh, free_port, s3_server, small_disk, ssh_server
+from far_ends import S3, Ssh, s3_server, small_disk, ssh_server
 from keys import MAKERS, shows
+from ports import free_port
 from servers import ROOT, Postgres, await_that, docker
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import sweep

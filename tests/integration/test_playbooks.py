@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from far_ends import LOCAL, free_port
+from ports import LOCAL, free_port
 from servers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

@@ -23,6 +23,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
+from ports import free_port
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
     answers,
@@ -102,12 +103,6 @@ def app() -> Iterator[Seen]:
 
 def run(check: HttpCheck) -> CheckResult:
     return checks.run_http_checks(NO_CONTAINERS, "", [check])[0]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def children() -> str:
