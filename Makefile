@@ -35,7 +35,7 @@ help:
 	@echo "make demo-clean   remove what the demo made"
 	@echo "make test         set up and run the tests"
 	@echo "make molecule-all those with whole hosts: one for each role, two from blank to recovered, and demo-fire"
-	@echo "make check        lint, types, unit tests and one pass on PostgreSQL 17: five minutes"
+	@echo "make check        lint, types, unit tests and one pass on PostgreSQL 17: about ten minutes"
 	@echo "make bench        compare with plain pg_dump and pg_restore; prints a table"
 	@echo "make setup        only the set-up: system packages, .venv, Docker engine"
 	@echo "make images       build the images of the tests and the demo"
