@@ -44,8 +44,10 @@ def locked(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pos
         *("-e", f"POSTGRES_PASSWORD={PASSWORD}", "-e", "POSTGRES_DB=app"),
         *("-e", "POSTGRES_INITDB_ARGS=--auth-local=scram-sha-256"),
         *("-v", f"{directory}/rich.sql:/docker-entrypoint-initdb.d/rich.sql:ro"),
-        command=("-c", "log_statement=all", "-c", "log_connections=on"),
+        command=("-c", "log_statement=all", "-c", "log_connections=on", "-c", "autovacuum=off"),
     )
+    # The first session of a database after a start opens all catalogs, also those that a test will have locked by then.
+    docker(*administrator(server), stdin="SELECT 1")
     yield server
     remove(server.name)
 
