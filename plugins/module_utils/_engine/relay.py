@@ -197,7 +197,7 @@ class ContainerSocket:
         if not self.current():
             raise TargetError(
                 f"Container {self.name} was stopped or restarted while this run was using it",
-                todo="Run it again when the container is up",
+                todo=f"See `docker logs {self.name}`; run this again when it is up",
             )
         for path, port in self._candidates():
             try:
