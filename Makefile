@@ -35,7 +35,7 @@ help:
 	@echo "make demo-clean   remove what the demo made"
 	@echo "make test         set up and run the tests"
 	@echo "make molecule-all those with whole hosts: one for each role, two from blank to recovered, and demo-fire"
-	@echo "make check        lint, types, unit tests and one pass on PostgreSQL 17: about ten minutes"
+	@echo "make check        lint, types, unit tests and one pass on PostgreSQL 17: a few minutes"
 	@echo "make bench        compare with plain pg_dump and pg_restore; prints a table"
 	@echo "make setup        only the set-up: system packages, .venv, Docker engine"
 	@echo "make images       build the images of the tests and the demo"
@@ -84,9 +84,9 @@ test: dev engine
 	@tools/stages.sh $(STAGES)
 
 check: dev engine
-	@FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 tools/stages.sh lint types unit integration-quick
+	@FIREDRILL_TEST_IMAGES=firedrill-test/postgres:17 tools/stages.sh lint types unit-quick integration-quick
 
-.PHONY: lint types unit sanity ansible-lint docs-lint package
+.PHONY: lint types unit unit-quick sanity ansible-lint docs-lint package
 lint: dev
 	ruff check .
 	ruff format --check .
@@ -98,6 +98,9 @@ types: dev
 
 unit: dev
 	pytest -q -p no:cacheprovider -n auto tests/unit
+
+unit-quick: dev
+	pytest -q -p no:cacheprovider -n auto -m 'not slow' tests/unit
 
 sanity: dev
 	tools/sanity.sh

@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+#: Each starts Ansible, which takes seconds.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 #: It only looks; the playbooks that change hosts begin with it.
 CHECK = "_variables.yml"
