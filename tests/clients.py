@@ -37,7 +37,7 @@ class Clients:
         """Holds a connection, and takes another one at once when it is lost."""
         while not self.over.is_set():
             try:
-                connection = psycopg2.connect(**self._address)
+                connection = psycopg2.connect(**self._address, application_name="staying")
                 with self._guard:
                     self.connected += 1
                 while not self.over.is_set():

@@ -19,6 +19,7 @@ from far_ends import running
 from keys import age_key, shows
 from ports import LOCAL, free_port
 from servers import ROOT, Postgres, await_that, docker
+from times import time_far_off
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outcomes import BUSY
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import only_one
@@ -36,7 +37,7 @@ class Receiver:
         self.posts: list[tuple[str, str]] = []
         self.seen_in_arguments = False
         self.answer = 200
-        self.port = 0
+        self.port = free_port()
         self.start()
 
     def start(self) -> None:
@@ -54,7 +55,6 @@ class Receiver:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
 
@@ -113,7 +113,8 @@ def settings(
     path = tmp_path / "config.yml"
     path.touch(mode=0o600)
     path.write_text(json.dumps(content))
-    (tmp_path / "schedule.yml").write_text('backup: "00:00"\ndrill: {day: 1, time: "00:00"}\n')
+    schedule = {"backup": time_far_off(), "drill": {"day": 1, "time": time_far_off()}}
+    (tmp_path / "schedule.yml").write_text(json.dumps(schedule))
     return path
 
 

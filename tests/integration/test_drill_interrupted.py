@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from docker import APIClient
 from scenes import WAIT_S, words
 from servers import (
     Postgres,
@@ -29,6 +30,9 @@ from servers import (
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import (
     DrillRequest,
     drill,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    InterruptedRun,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Target
 
@@ -147,6 +151,23 @@ def test_a_drill_whose_time_is_over_leaves_nothing_but_a_record(plant):
     assert "Production was not touched" in said
     assert_nothing_left(process.pid)
     assert_on_record(plant, "its time limit of 300 s")
+
+
+@pytest.mark.parametrize("throwaway", [False, True], ids=["program", "server"])
+def test_a_signal_while_docker_makes_a_container_leaves_none(plant, monkeypatch, throwaway):
+    make = APIClient.create_container
+
+    def make_and_be_ended(self, *arguments, **options):
+        made = make(self, *arguments, **options)
+        if bool(options.get("name")) == throwaway:
+            # It is there, and nobody knows its id yet.
+            os.kill(os.getpid(), signal.SIGTERM)
+        return made
+
+    monkeypatch.setattr(APIClient, "create_container", make_and_be_ended)
+    with pytest.raises(InterruptedRun, match="SIGTERM"):
+        drill(DrillRequest(plant.server.target(plant.database), plant.directory))
+    assert_nothing_left(os.getpid())
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["beside the server", "elsewhere"])

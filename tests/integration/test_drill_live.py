@@ -76,6 +76,7 @@ _HEALTH = HttpCheck(
     path="/api/health",
     expect="checks.db",
     equals="ok",
+    timeout_s=60,
 )
 _LOGIN = HttpCheck(
     name="login",
@@ -86,6 +87,7 @@ _LOGIN = HttpCheck(
     body={"email": "owner@example.org", "password": _SECRET},
     expect="user.email",
     equals="owner@example.org",
+    timeout_s=60,
 )
 _TRUE = Assertion("SELECT count(*) = 300 FROM people", "everybody")
 
@@ -233,7 +235,7 @@ def test_another_program_on_the_hosts_port_is_not_asked_for_the_service(running)
     port = stranger.server_port
     try:
         inside = HttpCheck(
-            name="inside", service="web", port=port, expect="status", equals="ok", timeout_s=1
+            name="inside", service="web", port=port, expect="status", equals="ok", timeout_s=5
         )
         outside = HttpCheck(
             name="outside", url=f"http://127.0.0.1:{port}/", expect="status", equals="ok"

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import IMAGES, ROOT, Postgres, own_containers
+from servers import IMAGES, ROOT, Postgres, own_volumes
+from times import time_far_off
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import (
     LOG_NAME,
@@ -24,6 +25,18 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 BUSY = 7
+#: In a throwaway server, which runs without fsync, the load of the set takes seconds, so that it can be stopped in it.
+_SLOW = """
+CREATE FUNCTION slow() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  IF pg_catalog.current_setting('fsync') = 'off' THEN
+    PERFORM pg_catalog.pg_sleep(10);
+  END IF;
+  RETURN true;
+END $$;
+CREATE TABLE t (x int CHECK (slow()));
+INSERT INTO t VALUES (1);
+"""
 
 
 @pytest.fixture(scope="session")
@@ -35,12 +48,12 @@ def image() -> str:
 @pytest.fixture
 def command(tmp_path: Path, postgres: Postgres, sets: Path) -> list[str]:
     """The schedule's command; a backup is due, and after it a drill."""
-    database = postgres.create(content="CREATE TABLE t AS SELECT generate_series(1, 3) AS x")
+    database = postgres.create(content=_SLOW)
     config = tmp_path / "config.yml"
     databases = {database: {"container": postgres.name}}
     config.write_text(json.dumps({"backup_dir": str(sets), "databases": databases}))
-    schedule = 'backup: "00:00"\ndrill: {day: 1, time: "00:00"}\n'
-    (tmp_path / "schedule.yml").write_text(schedule)
+    schedule = {"backup": time_far_off(), "drill": {"day": 1, "time": time_far_off()}}
+    (tmp_path / "schedule.yml").write_text(json.dumps(schedule))
     return [str(ROOT / "firedrill"), "--config", str(config), "due"]
 
 
@@ -78,12 +91,13 @@ def first(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 def test_a_schedule_that_would_overlap_its_own_drill_is_refused_and_the_drill_ends_well(
     command: list[str], first: subprocess.Popen[str], sets: Path
 ) -> None:
-    throwaway = own_containers(first.pid)
+    # Its volume: the server lives as long; containers beside it may come and go.
+    throwaway = own_volumes(first.pid)
     assert throwaway
     refused = call(command, BUSY)
     assert "Another run is doing the same" in refused
     assert f"process {first.pid}" in refused
-    assert own_containers(first.pid) == throwaway
+    assert own_volumes(first.pid) == throwaway
     first.send_signal(signal.SIGCONT)
     unused_out, errors = first.communicate()
     assert first.returncode == 0, errors

@@ -232,7 +232,7 @@ def test_a_pg_dump_that_is_killed_is_said_and_leaves_no_file(
 
 
 _HELD = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from _engine.dump import BackupRequest, backup
 from _engine.errors import FiredrillError
@@ -244,6 +244,9 @@ if {named}:
 def hold(phase, done, total):
     if phase == "dump" and done:
         print("dumping", flush=True)
+        if {timeout_s}:
+            # The time limit is moved to this moment.
+            signal.setitimer(signal.ITIMER_REAL, 1)
         time.sleep(600)
 
 try:
@@ -290,7 +293,7 @@ def test_a_dump_that_is_ended_says_so_and_leaves_no_file(
     held: Callable[..., subprocess.Popen[str]], sets: Path, ended_by: str, named: bool
 ) -> None:
     if ended_by == "time limit":
-        process = held(named, timeout_s=20)
+        process = held(named, timeout_s=300)
     else:
         process = held(named)
         process.send_signal(signal.Signals[ended_by])
@@ -328,7 +331,8 @@ def test_sigkill_in_a_dump_leaves_nothing_running_and_the_next_run_clears_up(
         "RECOVERY.md",
     }
     load_set(Path(report.details["path"])).check_files()
-    assert own_containers(process.pid) == []
+    # Other runs on this host remove leftovers, too; one may be at it.
+    await_that(lambda: not own_containers(process.pid), "its containers are gone")
     assert own_directories(process.pid) == []
 
 
@@ -365,7 +369,7 @@ def test_memory_stays_small_and_does_not_grow_with_the_database(
 
     def measure() -> tuple[int, int]:
         code = _MEASURED.format(database=name, container=postgres.name, directory=str(sets))
-        told, errors = engine_process(code).communicate(timeout=300)
+        told, errors = engine_process(code).communicate(timeout=1200)
         assert errors == ""
         size, peak_kb = told.split()
         return int(size), int(peak_kb)

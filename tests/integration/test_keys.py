@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from keys import MAKERS, KeyPair, age_key, gpg_key, ssh_key
+from servers import await_that
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     ConfigError,
@@ -207,4 +208,5 @@ def test_nothing_of_gpg_stays_when_the_run_has_ended(tmp_path: Path) -> None:
         homes = [p for p in run.directory.iterdir() if p.name.startswith("gpg")]
         assert {p.stat().st_mode & 0o777 for p in homes} == {0o700}
     assert not run.directory.exists()
-    assert agents(str(RUNTIME_DIRECTORY / run.id)) == []
+    # It is told to end, and ends after its answer.
+    await_that(lambda: not agents(str(RUNTIME_DIRECTORY / run.id)), "the agent has ended")

@@ -466,7 +466,7 @@ def test_one_login_serves_a_whole_run_and_is_made_again_when_it_is_lost(
         assert f"{made}.json" in there.listing()
         (master,) = masters(target)
         os.kill(master, signal.SIGKILL)
-        await_that(lambda: not masters(target), "the connection is lost")
+        await_that(lambda: not _lives(master), "the connection is lost")
         assert f"{made}.json" in there.listing()
         assert logins() == 3
         assert (len(masters(target)), there.size("other")) == (1, None)

@@ -21,6 +21,7 @@ from far_ends import S3, Ssh, s3_server, small_disk, ssh_server
 from keys import MAKERS, shows
 from ports import free_port
 from servers import ROOT, Postgres, await_that, docker
+from times import time_far_off
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import sweep
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Ledger
@@ -348,7 +349,7 @@ def test_a_play_shows_the_copies_and_fails_where_a_target_has_not_got_every_set(
 
 @pytest.mark.usefixtures("schedule_turn")
 def test_the_schedule_copies_what_it_made_and_catches_up_later(host: Host, shop: str) -> None:
-    (host.path.parent / "schedule.yml").write_text('backup: "02:00"\n')
+    (host.path.parent / "schedule.yml").write_text(f'backup: "{time_far_off()}"\n')
     port = host.content["offsite"]["nas"]["port"]
     host.content["offsite"]["nas"]["port"] = free_port()
     host.write()

@@ -63,8 +63,11 @@ def clients(server: Postgres, database: str, number: int) -> Iterator[dict[str, 
 
 
 def await_sessions(server: Postgres, database: str, number: int) -> None:
-    """Waits until that many sessions are in a database."""
-    count = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
+    """Waits until that many clients that stay are in a database."""
+    count = (
+        f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
+        " AND application_name = 'staying'"
+    )
     limit = time.monotonic() + 180
     while int(server.sql(count)) < number:
         assert time.monotonic() < limit, f"the clients have not come back to {database}"

@@ -13,7 +13,7 @@ import termios
 import threading
 import time
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.frames import (
@@ -67,6 +67,7 @@ def contents(found: list[tuple[int, bytes]]) -> dict[int, bytes]:
     }
 
 
+@settings(deadline=None)
 @given(
     frames=st.lists(st.tuples(st.sampled_from([OUTPUT, MESSAGES]), st.binary(max_size=50))),
     cuts=st.lists(st.integers(min_value=1, max_value=60)),

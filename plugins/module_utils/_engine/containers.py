@@ -60,6 +60,22 @@ def asking(what: str) -> Iterator[None]:
         raise HostError(f"{what}: the Docker engine no longer answers ({error})") from error
 
 
+@contextlib.contextmanager
+def _removing(what: str, by_hand: str) -> Iterator[None]:
+    """Turns the errors of removing something of our own into words; that it is gone already is none."""
+    try:
+        yield
+    except NotFound:
+        pass
+    except (DockerException, requests.exceptions.RequestException) as error:
+        if "already in progress" in str(error):
+            return
+        raise HostError(
+            f"Our own {what} could not be removed: {error}",
+            todo=f"Remove it with `{by_hand}`; the next run tries it too",
+        ) from error
+
+
 def cpu_shares() -> int | None:
     """The processor shares of our own containers: few when we are niced, which containers do not inherit."""
     return _FEW_SHARES if os.getpriority(os.PRIO_PROCESS, 0) > 0 else None
@@ -338,7 +354,6 @@ class Containers:
                 data = next(
                     (path for path in volumes if data.startswith(path)), data or _DATA_DIRECTORY
                 )
-                self.api.create_volume(name, labels=self.labels(run, "drill"))
                 host = self.api.create_host_config(
                     network_mode="none",
                     cpu_shares=cpu_shares(),
@@ -354,6 +369,9 @@ class Containers:
                     tmpfs={path: "" for path in [*masked, *volumes] if path != data},
                     mounts=[Mount(target=data, source=name, type="volume")],
                 )
+            # The engine makes them whether or not anybody is left to hear of it.
+            with asking("Making the throwaway server"), run.undisturbed():
+                self.api.create_volume(name, labels=self.labels(run, "drill"))
                 ident = self.api.create_container(
                     image_id,
                     name=name,
@@ -369,7 +387,7 @@ class Containers:
         finally:
             if ident:
                 self.remove(ident)
-            with contextlib.suppress(NotFound):
+            with _removing(f"volume {name}", f"docker volume rm {name}"):
                 self.api.remove_volume(name, force=True)
 
     def remove(self, ident: str) -> None:
@@ -377,17 +395,9 @@ class Containers:
 
         :raises HostError: it could not be removed.
         """
-        try:
+        short = ident[:12]
+        with _removing(f"container {short}", f"docker rm -f -v {short}"):
             self.api.remove_container(ident, force=True, v=True)
-        except NotFound:
-            pass
-        except (DockerException, requests.exceptions.RequestException) as error:
-            if "already in progress" in str(error):
-                return
-            raise HostError(
-                f"Our own container {ident[:12]} could not be removed: {error}",
-                todo=f"Remove it with `docker rm -f -v {ident[:12]}`; the next run tries it too",
-            ) from error
 
     def sweep(self) -> list[str]:
         """Removes what runs left behind that were killed; returns the names.

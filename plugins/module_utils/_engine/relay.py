@@ -179,6 +179,8 @@ class ContainerSocket:
         except OSError:
             ours = False
         if not ours:
+            # A listener that has just ended has no namespaces either.
+            self._require_current()
             raise TargetError(
                 f"The socket in container {self.name} belongs to a server outside that container",
                 state="Nothing was sent to it",
@@ -193,12 +195,15 @@ class ContainerSocket:
         finally:
             os.close(descriptor)
 
-    def _resolve(self) -> tuple[int, int]:
+    def _require_current(self) -> None:
         if not self.current():
             raise TargetError(
                 f"Container {self.name} was stopped or restarted while this run was using it",
                 todo=f"See `docker logs {self.name}`; run this again when it is up",
             )
+
+    def _resolve(self) -> tuple[int, int]:
+        self._require_current()
         for path, port in self._candidates():
             try:
                 descriptor = open_inside(self.pid, path, os.O_PATH)

@@ -178,23 +178,27 @@ def run_beside(
                 for source, inside in (mounts or {}).items()
             ],
         )
-        ident = api.create_container(
-            image_id,
-            entrypoint=[command[0]],
-            command=list(command[1:]),
-            user="0:0",
-            working_dir="/",
-            environment={"LC_ALL": "C.UTF-8", **(environment or {})},
-            labels=containers.labels(run, "sidecar", image["Config"].get("Labels")),
-            stdin_open=stdin is not None,
-            host_config=host,
-            healthcheck={"test": ["NONE"]},
-        )["Id"]
+    ident = ""
     sidecar = None
     try:
+        # The engine makes it whether or not anybody is left to hear its id.
+        with asking(f"Preparing {command[0]}"), run.undisturbed():
+            ident = api.create_container(
+                image_id,
+                entrypoint=[command[0]],
+                command=list(command[1:]),
+                user="0:0",
+                working_dir="/",
+                environment={"LC_ALL": "C.UTF-8", **(environment or {})},
+                labels=containers.labels(run, "sidecar", image["Config"].get("Labels")),
+                stdin_open=stdin is not None,
+                host_config=host,
+                healthcheck={"test": ["NONE"]},
+            )["Id"]
         sidecar = Sidecar(api, ident, command[0], stdin)
         yield sidecar
     finally:
         if sidecar:
             sidecar.close()
-        containers.remove(ident)
+        if ident:
+            containers.remove(ident)
