@@ -75,12 +75,14 @@ def lay_out(
     *,
     created: datetime | None = None,
     rows: int = 7,
+    counted: bool = True,
     purpose: str = "backup",
     number: str = "",
     host: str = "pi",
 ) -> Manifest:
     """Writes a set whose files have the sizes and hashes of its manifest, which is returned as it was written.
 
+    :param counted: whether evidence was taken; else only whether there is a row is known.
     :param number: `_2` at the end of its name, when its second has several.
     """
     whole = a_manifest(method)
@@ -91,6 +93,9 @@ def lay_out(
     whole = replace(whole, source=replace(whole.source, host=host))
     (table,) = whole.evidence.tables
     whole = replace(whole, evidence=replace(whole.evidence, tables=(replace(table, rows=rows),)))
+    if not counted:
+        uncounted = Evidence("none", tables=(replace(table, rows=None, fingerprint=None),))
+        whole = replace(whole, evidence=uncounted, total_rows=None if rows else 0)
     written = replace(whole, dump=_file(directory, whole.dump.name))
     if whole.globals:
         written = replace(written, globals=_file(directory, whole.globals.name))

@@ -535,6 +535,7 @@ def test_a_key_is_proved_by_opening_the_newest_set_and_the_proof_grows_old(
     assert pair.secret not in noted.read_text()
     assert problems(89) == []
     assert "since" in problems(91)[0]
+    assert "the clock was wrong" in problems(-1)[0]
     server.backup(sets, database, encryption=other.encryption)
     assert "present recipients" in problems()[0]
     noted.write_text("{")

@@ -13,10 +13,12 @@ import pty
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from recovery_sets import lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
     __version__,
@@ -31,7 +33,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.argumen
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.commands import Command
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import load_config
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    Report,
+    utc_now,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outcomes import (
     failure,
     success,
@@ -523,6 +528,28 @@ def test_prune_never_touches_what_is_not_ours(
     assert "Removed 0 sets" in printed.out
     assert "leave shop_20200101_000000: it has no manifest beside it" in printed.out
     assert len(list(sets.iterdir())) == 3
+
+
+def test_options_alone_prune_no_directory_whose_keeping_is_settled(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    sets: Path,
+    two: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(commands, "DEFAULT_PATH", Path(two))
+    made = lay_out(sets, created=utc_now() - timedelta(days=300))
+    lay_out(sets, created=utc_now() - timedelta(days=299))
+    link = tmp_path / "link"
+    link.symlink_to(sets)
+    for directory in (sets, link):
+        refused = Printed(capsys, "prune", "--backup-dir", str(directory))
+        assert refused.status == 2
+        assert f"{two} says how long the sets in {directory} are kept, of one" in refused.err
+    assert (sets / made.dump.name).exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    assert Printed(capsys, "prune", "--backup-dir", str(other)).status == 0
 
 
 def test_a_command_for_one_database_leaves_the_figures_of_the_others(

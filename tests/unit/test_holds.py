@@ -13,6 +13,7 @@ import pytest
 from recovery_sets import drilled, lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import cli
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import prune as of_prune
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import Section
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.due import _Backup, _Try
@@ -49,10 +50,12 @@ def days_ago(days: float) -> datetime:
     return NOW - timedelta(days=days)
 
 
-def sets_of(directory: Path, rows: dict[float, int], method: str = "") -> dict[float, str]:
+def sets_of(
+    directory: Path, rows: dict[float, int], method: str = "", *, counted: bool = True
+) -> dict[float, str]:
     """Sets of that age in days with so many rows; returns their names."""
     return {
-        days: lay_out(directory, method, created=days_ago(days), rows=count).name
+        days: lay_out(directory, method, created=days_ago(days), rows=count, counted=counted).name
         for days, count in rows.items()
     }
 
@@ -102,6 +105,18 @@ def test_after_a_loss_of_rows_nothing_goes_until_it_is_acknowledged(
     again = acknowledge(AcknowledgeRequest(tmp_path, "shop"))
     assert not again.changed
     assert removed(pruned(tmp_path)) == {names[30], names[20], names[10]}
+
+
+@pytest.mark.parametrize("method", ["", "age", "gpg"])
+def test_an_emptied_database_lets_nothing_go_though_nobody_counted_rows(
+    tmp_path: Path, method: str
+) -> None:
+    names = sets_of(tmp_path, {30: 100, 20: 100, 9: 0, 1: 0}, method, counted=False)
+    report = pruned(tmp_path)
+    assert removed(report) == set()
+    assert f"{names[9]} has 0 rows, {names[20]} before it had some" in report.warnings[0]
+    acknowledge(AcknowledgeRequest(tmp_path, "shop"))
+    assert removed(pruned(tmp_path)) == {names[30], names[20], names[9]}
 
 
 def test_an_acknowledgement_is_for_that_loss_only(tmp_path: Path) -> None:
@@ -164,6 +179,19 @@ def test_a_set_that_a_drill_found_intact_but_old_is_what_is_left_when_the_newest
     drilled(tmp_path, names[20], "backup_bad", evidence="ok", **{kind: "failed"})
     drilled(tmp_path, names[1], "backup_bad")
     assert removed(pruned(tmp_path)) == {names[30]}
+
+
+def test_where_drills_can_never_test_everything_the_newest_of_their_sets_stays(
+    tmp_path: Path,
+) -> None:
+    names = sets_of(tmp_path, {40: 7, 30: 7, 20: 7, 10: 7, 1: 7})
+    drilled(tmp_path, names[40], "pass")
+    drilled(tmp_path, names[30], "partial", evidence="skipped")
+    drilled(tmp_path, names[20], "partial", evidence="skipped")
+    report = pruned(tmp_path)
+    assert removed(report) == {names[30], names[10]}
+    reasons = {entry["name"]: entry["reason"] for entry in report.details["kept"]}
+    assert "found good what it tested" in reasons[names[20]]
 
 
 # -- backups that failed -------------------------------------------------------------------------------
@@ -252,6 +280,24 @@ def test_a_refusal_does_not_hide_the_failure_before_it(
     _run(tmp_path, BusyError("another run works on it"), monkeypatch)
     assert Attempts(tmp_path, "shop").latest("backup") == before
     assert removed(pruned(tmp_path)) == set()
+
+
+# -- a clock that is ahead -----------------------------------------------------------------------------
+
+
+def test_a_clock_that_is_far_ahead_lets_no_good_set_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sets_of(tmp_path, {30: 100, 3: 100, 2: 100, 1: 100})
+    ahead = NOW + timedelta(days=15000)
+    lay_out(tmp_path, created=ahead, rows=100)
+    monkeypatch.setattr(of_prune, "utc_now", lambda: ahead)
+    report = pruned(tmp_path)
+    assert removed(report) == set()
+    assert "is the clock right?" in report.warnings[0]
+    # It is right again, and the set of the future is left out.
+    monkeypatch.setattr(of_prune, "utc_now", lambda: NOW)
+    assert removed(pruned(tmp_path)) == {names[30]}
 
 
 # -- copies elsewhere ----------------------------------------------------------------------------------

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,6 +17,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    parse_time,
+    utc_now,
+)
 
 #: Each starts Ansible, which takes seconds.
 pytestmark = pytest.mark.slow
@@ -28,7 +35,9 @@ def played(playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A playbook of a checkout in which no inventory is named."""
     program = Path(sys.executable).with_name("ansible-playbook")
     command = [str(program), str(Path("playbooks", playbook)), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # Times that are told are in UTC, wherever the controller is.
+    where = {**os.environ, "TZ": "Asia/Kolkata"}
+    return subprocess.run(command, cwd=ROOT, env=where, capture_output=True, text=True, check=False)
 
 
 def test_a_checkout_does_not_set_up_the_machine_that_it_lies_on() -> None:
@@ -71,7 +80,7 @@ LOOK = """
   gather_facts: false
   environment: {PATH: "{{ test_place }}/bin"}
   tasks:
-    - ansible.builtin.set_fact: {_recover_wanted: "{{ firedrill_dump }}"}
+    - ansible.builtin.set_fact: {_recover_wanted: "{{ firedrill_dump }}", _recover_began: "{{ now(fmt='%s') }}"}
     - ansible.builtin.import_role: {name: firedrill.postgres.recover, tasks_from: look}
     - ansible.builtin.debug: {msg: "It takes {{ _recover_source }}"}
 """
@@ -229,8 +238,14 @@ def test_databases_that_do_not_come_back_are_named_with_their_commands(host: Hos
     assert "NOT recovered:" not in host.told()
     told = host.told(firedrill_more_databases={"wiki": {}, "our shop": {}})
     assert "NOT recovered: wiki, our shop." in told
-    assert "sudo firedrill restore offsite:latest --restore-superusers --database wiki" in told
+    # What the new host backs up of an empty wiki is no copy to restore.
+    before = re.search(r"restore offsite:before:(\S+) --restore-superusers --database wiki", told)
+    assert before
+    assert abs((utc_now() - parse_time(before[1])).total_seconds()) < 600
     assert "--database 'our shop'" in told.replace("''", "'")
+    host.was_begun(BEGUN)
+    told = host.told(firedrill_more_databases={"wiki": {}})
+    assert "restore offsite:before:2026-09-21T14:13:20Z --restore-superusers" in told
     encrypted = {"wiki": {"encryption": {"with": "age"}}}
     told = host.told("latest", firedrill_dump_host="nas", firedrill_more_databases=encrypted)
     assert "sudo firedrill restore DUMP --identity-file KEY --restore-superusers" in told

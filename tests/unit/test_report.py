@@ -467,6 +467,14 @@ def test_a_set_that_passed_stays_passed_when_a_later_drill_had_trouble_of_its_ow
     assert records.passed_sets(path) == {"z_20261102_020000", "a_20261101_020000"}
 
 
+def test_a_set_of_which_not_everything_could_be_tested_passed_in_part(tmp_path: Path) -> None:
+    path = log(tmp_path / LOG_NAME, ("a", "pass"), ("b", "partial"), ("c", "not_tested"))
+    assert records.passed_sets(path) == {"a"}
+    assert records.passed_sets(path, partly=True) == {"a", "b"}
+    drilled(tmp_path, "b", "backup_bad", evidence="failed")
+    assert records.passed_sets(path, partly=True) == {"a"}
+
+
 def test_a_set_that_was_found_bad_since_has_not_passed(tmp_path: Path) -> None:
     path = log(tmp_path / LOG_NAME, ("a_20261101_020000", "pass"), ("a_20261102_020000", "pass"))
     drilled(tmp_path, "a_20261102_020000", "backup_bad", evidence="failed")

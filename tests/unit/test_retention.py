@@ -20,6 +20,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.retenti
     Decision,
     Policy,
     decide,
+    find_gap,
     find_loss,
 )
 
@@ -55,6 +56,7 @@ def histories(draw: st.DrawFn) -> list[Candidate]:
                 st.booleans(),
                 st.one_of(st.none(), st.integers(0, 100)),
                 st.sampled_from([(), (), ("s3",), ("s3", "nas")]),
+                st.booleans(),
             ),
             max_size=25,
         )
@@ -68,8 +70,9 @@ def histories(draw: st.DrawFn) -> list[Candidate]:
             safety=safety,
             rows=rows,
             unconfirmed=unconfirmed,
+            partly=(passed or partly) and not bad,
         )
-        for n, (age, passed, bad, safety, rows, unconfirmed) in enumerate(drawn)
+        for n, (age, passed, bad, safety, rows, unconfirmed, partly) in enumerate(drawn)
     ]
 
 
@@ -147,6 +150,15 @@ def test_the_newest_set_that_passed_a_drill_stays_whatever_its_age(
 
 @in_its_own_time
 @given(histories(), policies)
+def test_the_newest_set_that_passed_a_drill_in_part_stays_whatever_its_age(
+    sets: list[Candidate], policy: Policy
+) -> None:
+    for newest in [one for one in believed(sets) if one.partly][:1]:
+        assert newest.name in kept(decide(sets, policy, NOW))
+
+
+@in_its_own_time
+@given(histories(), policies)
 def test_a_bad_set_or_a_safety_dump_never_stands_in_for_the_newest_backup(
     sets: list[Candidate], policy: Policy
 ) -> None:
@@ -199,7 +211,8 @@ def test_while_there_is_a_reason_to_hold_everything_stays(
 def test_nothing_else_stays(sets: list[Candidate], policy: Policy) -> None:
     dated = believed(sets)
     old = {one.name for one in dated if (NOW - one.created).total_seconds() > policy.days * 86400.0}
-    groups = (dated, [one for one in dated if one.passed], restorable(sets))
+    drilled = ([one for one in dated if one.passed], [one for one in dated if one.partly])
+    groups = (dated, *drilled, restorable(sets))
     protected = {group[0].name for group in groups if group}
     protected |= standing_for(sets, policy) | {one.name for one in sets if one.unconfirmed}
     assert {one.name for one in sets} - kept(decide(sets, policy, NOW)) == old - protected
@@ -274,6 +287,42 @@ def test_a_policy_is_told_in_words() -> None:
     assert str(Policy(7, keep_weekly=4, keep_yearly=1)) == "7 days, 4 weekly, 1 yearly"
 
 
+# -- a clock that is ahead -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ages_of_backups", "held"),
+    [
+        # Tonight the clock is eight years ahead; and it stays so.
+        ([0, 3000, 3001], True),
+        ([0, 1, 2, 3000], True),
+        ([0, 1, 2, 6.9, 3000], True),
+        # By now the old ones would be too old in any case.
+        ([0, 1, 2, 7.1, 3000], False),
+        # No backup, but a prune.
+        ([3000, 3001], True),
+        # The host was off for a holiday; somebody makes one a month.
+        ([0, 21, 22], False),
+        ([0, 31, 62, 93], False),
+        ([0], False),
+        ([], False),
+    ],
+)
+def test_after_a_long_time_without_a_backup_the_clock_is_not_believed(
+    ages_of_backups: list[float], held: bool
+) -> None:
+    sets = [aged(days) for days in ages_of_backups]
+    assert bool(find_gap(sets, Policy(7), NOW)) is held
+
+
+def test_a_dump_before_a_restore_ends_no_gap() -> None:
+    sets = [aged(0), *(aged(days, safety=True) for days in range(1, 61)), aged(61)]
+    assert find_gap(sets, Policy(7), NOW) == (
+        "after 2026-09-24T03:00:00Z there was no backup for 61 d 0 h: is the clock right? "
+        "Sets go again when there were backups for 7 days"
+    )
+
+
 # -- losses of rows ------------------------------------------------------------------------------------
 
 
@@ -300,6 +349,14 @@ def counted(*rows: int | None) -> list[Candidate]:
         # Nobody counted.
         ((100, None, 3), ("day-0", "day-2")),
         ((None, 3), None),
+        # That there is none is known without counting.
+        ((None, 0), ("day-0", "day-1")),
+        ((100, None, 0, 0), ("day-1", "day-2")),
+        ((None, 0, None), None),
+        ((None, 0, 3), None),
+        ((0, None, 0), ("day-1", "day-2")),
+        ((0, None), None),
+        ((None, None), None),
         # A slow decline is no accident.
         ((100, 60, 31, 16), None),
     ],
@@ -317,6 +374,17 @@ def test_a_loss_that_was_acknowledged_is_none_but_the_next_one_is() -> None:
     later = counted(100, 3, 4, 1)
     loss = find_loss(later, NOW, later[1].created)
     assert str(loss) == "day-3 has 1 rows, day-2 before it had 4"
+
+
+def test_rows_that_nobody_counted_are_told_so() -> None:
+    loss = find_loss(counted(None, 0), NOW)
+    assert str(loss) == "day-1 has 0 rows, day-0 before it had some"
+
+
+def test_an_acknowledgement_of_the_future_hides_no_loss() -> None:
+    """A clock that was ahead once wrote it."""
+    sets = counted(100, 3)
+    assert find_loss(sets, NOW, NOW + timedelta(days=15000))
 
 
 def test_a_dump_before_a_restore_and_a_wrong_clock_are_no_loss() -> None:

@@ -72,6 +72,16 @@ def test_a_drill_of_a_set_that_is_not_encrypted_is_repeated_while_nothing_was_te
     assert due(tmp_path, {})
 
 
+def test_a_drill_of_a_clock_that_was_ahead_makes_no_later_one_late(tmp_path: Path) -> None:
+    made = lay_out(tmp_path, created=NOW - timedelta(hours=10))
+    drilled(tmp_path, "pass", NOW - timedelta(days=40), made.name)
+    drilled(tmp_path, "pass", NOW + timedelta(days=15000), made.name)
+    state = look(tmp_path, "shop", NOW)
+    assert state.last_drill
+    assert state.last_drill.at == state.last_pass_at == NOW - timedelta(days=40)
+    assert due(tmp_path, {})
+
+
 def test_what_a_drill_of_the_schedule_found_is_noted_as_others_may_hear_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

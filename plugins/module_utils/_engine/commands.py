@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -216,6 +217,8 @@ class Command:
         settings = {
             key: getattr(options, key) for key in _BARE if getattr(options, key) is not None
         }
+        if self.name == "prune":
+            _refuse_settled(options.backup_dir.absolute())
         return [Section(database, options.backup_dir.absolute(), settings)]
 
     @property
@@ -423,6 +426,23 @@ def _identity(options: argparse.Namespace) -> dict[str, Any]:
     if not text.strip():
         raise HostError("Standard input gave no private key", state="Nothing was changed")
     return {"identity": text, "identity_file": None}
+
+
+def _refuse_settled(directory: Path) -> None:
+    """Sets whose keeping is settled go by that only: options alone know neither the days nor the offsite targets.
+
+    :raises ConfigError: the settings of this host name the directory.
+    """
+    if not os.path.exists(DEFAULT_PATH):
+        return
+    every = list(load_config(DEFAULT_PATH).sections.values())
+    here = [one for one in every if os.path.realpath(one.directory) == os.path.realpath(directory)]
+    if here:
+        raise ConfigError(
+            f"{DEFAULT_PATH} says how long the sets in {directory} are kept, of {_names(here)}",
+            state="Nothing was removed",
+            todo="Leave --backup-dir out: `firedrill prune`, or `firedrill prune DATABASE`",
+        )
 
 
 def _prune(request: PruneRequest, unused_progress: object) -> Report:

@@ -113,6 +113,7 @@ def candidates(
                     Candidate.of(manifest),
                     name=one.recovery_set.name,
                     passed=one.passed,
+                    partly=one.partly,
                     damaged=one.damaged,
                     unconfirmed=(unconfirmed or {}).get(one.recovery_set.name, ()),
                 )

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from .clock import is_ahead
 from .durable import read_object, replace_file
 from .errors import ConfigError, HostError, SetError
 from .filenames import file_base
@@ -125,6 +126,9 @@ def key_problems(
         words = f"no private key was proved for the present recipients: {_TODO}"
         return [Problem("key-of-others", words)]
     age_s = (now - parse_time(proof.at)).total_seconds()
+    if is_ahead(parse_time(proof.at), now):
+        words = f"the clock was wrong when a private key was proved, at {proof.at}: {_TODO}"
+        return [Problem("key-proof-ahead", words)]
     if age_s > _OLDEST_DAYS * _DAY_S:
         words = f"no private key was proved to open the sets since {proof.at}: {_TODO}"
         return [Problem("key-proof-old", words)]

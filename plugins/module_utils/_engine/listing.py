@@ -24,7 +24,7 @@ from .vault import RecoverySet, Vault, load_set
 class Listed:
     """One set as it is listed. `bytes` counts all its files; `verdict` and `drilled_at` are of its last drill, "" without one.
 
-    `passed` and `damaged` are what drills found of its data.
+    `passed`, `partly` (that, or what could be tested was good) and `damaged` are what drills found of its data.
     """
 
     recovery_set: RecoverySet
@@ -33,6 +33,7 @@ class Listed:
     verdict: str = ""
     drilled_at: str = ""
     passed: bool = False
+    partly: bool = False
     damaged: bool = False
 
     @property
@@ -75,6 +76,7 @@ def list_sets(directory: Path, database: str = "") -> list[Listed]:
     vault = Vault(directory)
     drills = last_drills(directory / LOG_NAME)
     passed = passed_sets(directory / LOG_NAME)
+    partly = passed_sets(directory / LOG_NAME, partly=True)
     damaged = damaged_sets(directory / LOG_NAME)
     found = []
     for recovery_set in [*vault.everything(), *_without_dump(directory)]:
@@ -87,6 +89,7 @@ def list_sets(directory: Path, database: str = "") -> list[Listed]:
             verdict=verdict,
             drilled_at=str(drill.get("at", "")),
             passed=recovery_set.name in passed,
+            partly=recovery_set.name in partly,
             damaged=recovery_set.name in damaged,
         )
         if not database or listed.database in ("", database):

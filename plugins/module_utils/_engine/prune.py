@@ -17,7 +17,7 @@ from .holds import Acknowledgement, candidates, reason_to_hold
 from .ledger import unconfirmed
 from .listing import Listed, list_sets, require_directory
 from .model import Report, human_bytes, utc_now
-from .retention import Decision, Policy, decide, newest_dated
+from .retention import Decision, Policy, decide, find_gap, newest_dated
 from .vault import Vault
 
 
@@ -99,7 +99,9 @@ def _judge(request: PruneRequest, database: str, whole: Sequence[Listed]) -> _Ju
     names = [one.recovery_set.name for one in whole if one.database == database]
     lacking = unconfirmed(request.directory, database, names, request.targets.get(database, ()))
     known = candidates(whole, database, lacking)
-    hold = reason_to_hold(request.directory, database, known, now)
+    hold = reason_to_hold(request.directory, database, known, now) or find_gap(
+        known, request.policy, now
+    )
     decisions = decide(known, request.policy, now, hold=hold)
     newest = newest_dated(known, now)
     if newest and not request.check and not all(decision.keep for decision in decisions):

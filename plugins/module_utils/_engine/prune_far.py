@@ -20,7 +20,7 @@ from .model import Report, human_bytes, parse_time, utc_now
 from .offsite import NOT_OFFSITE
 from .remotes import store_of
 from .report import LOG_NAME, damaged_sets, passed_sets
-from .retention import Candidate, Decision, decide, newest_dated
+from .retention import Candidate, Decision, decide, find_gap, newest_dated
 from .run import Progress, Run
 from .stores import FarSet, Store
 from .targets import Offsite, OffsiteTarget
@@ -65,6 +65,7 @@ class _Pruning:
         self._hold = reason_to_hold(request.directory, request.database, self._known, self._now)
         log = request.directory / LOG_NAME
         self._passed, self._damaged = passed_sets(log), damaged_sets(log)
+        self._partly = passed_sets(log, partly=True)
         self._removed: list[dict[str, Any]] = []
         self._kept: list[dict[str, Any]] = []
         self._skipped: list[dict[str, Any]] = []
@@ -111,7 +112,11 @@ class _Pruning:
         far = {one.name: one for one in store.sets()}
         whole = [one for one in far.values() if one.has_manifest]
         known = [self._candidate(one, target.name, copies.get(one.name)) for one in whole]
-        hold = self._hold or reason_of_loss(known, self._now, self._acknowledgement.until())
+        hold = (
+            self._hold
+            or reason_of_loss(known, self._now, self._acknowledgement.until())
+            or find_gap(self._known or known, target.retention, self._now)
+        )
         decisions = decide(known, target.retention, self._now, hold=hold)
         if hold:
             self._warnings.append(f"no copy at {target.name} is removed: {hold}")
@@ -146,6 +151,7 @@ class _Pruning:
             created=created,
             # What is not known to be whole never takes the place of the newest.
             passed=good and far.name in self._passed,
+            partly=good and far.name in self._partly,
             damaged=not good or far.name in self._damaged,
             safety=bool(copy and copy.purpose == "safety"),
             rows=copy.rows if copy else None,

@@ -319,11 +319,15 @@ def last_drills(log_file: Path) -> dict[str, dict[str, str]]:
     }
 
 
-def passed_sets(log_file: Path) -> set[str]:
-    """Every set that passed a drill and that none found damaged since."""
+def passed_sets(log_file: Path, *, partly: bool = False) -> set[str]:
+    """Every set that passed a drill and that none found damaged since.
+
+    :param partly: those also of which not everything could be tested, and what was, was good.
+    """
+    enough = ("pass", "partial") if partly else ("pass",)
     passed = set()
     for name, entry in _drills(log_file):
-        if entry.get("verdict") == "pass":
+        if entry.get("verdict") in enough:
             passed.add(name)
         elif _damaged(entry):
             passed.discard(name)

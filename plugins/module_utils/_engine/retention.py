@@ -17,6 +17,8 @@ from .model import human_seconds, iso
 #: A board without a battery starts its clock in 1970 until the network sets it.
 _CLOCK_WAS_SET = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _DAY_S = 86400.0
+#: A longer time without a backup may be that of a clock which is ahead.
+_GAP_S = 60 * _DAY_S
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,17 @@ SETTINGS = kinds.fields(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete set: its name, when its snapshot was taken, its rows if counted, and what drills said of it.
+    """A complete set: its name, when its snapshot was taken, its rows, and what drills said of it.
 
-    `safety`: a restore made it, so it may hold the very accident that the restore was to undo. `unconfirmed`: the
+    `partly`: it passed a drill, or all was good that one could test.
+    `rows` is None when it has some and nobody counted them. `safety`: a restore made it, so it may hold the very accident that the restore was to undo. `unconfirmed`: the
     targets that are to hold a copy and are not known to.
     """
 
     name: str
     created: datetime
     passed: bool = False
+    partly: bool = False
     damaged: bool = False
     safety: bool = False
     rows: int | None = None
@@ -102,13 +106,16 @@ class Decision:
 
 @dataclass(frozen=True)
 class Loss:
-    """Two backups that followed each other, of which the later has less than half the rows."""
+    """Two backups that followed each other, of which the later has less than half the rows, or none any more."""
 
     before: Candidate
     after: Candidate
 
     def __str__(self) -> str:
-        return f"{self.after.name} has {self.after.rows} rows, {self.before.name} before it had {self.before.rows}"
+        had = "some" if self.before.rows is None else self.before.rows
+        return (
+            f"{self.after.name} has {self.after.rows} rows, {self.before.name} before it had {had}"
+        )
 
 
 #: Whatever the age, the newest set of each kind stays.
@@ -116,6 +123,10 @@ _NEWEST_OF = (
     ("it is the newest complete set", lambda candidate: True),
     ("it is the newest backup that no drill found damaged", lambda candidate: candidate.promising),
     ("it is the newest set that passed a drill", lambda candidate: candidate.passed),
+    (
+        "it is the newest set of which a drill found good what it tested",
+        lambda candidate: candidate.partly,
+    ),
 )
 
 
@@ -167,32 +178,54 @@ def find_loss(
 ) -> Loss | None:
     """The latest loss of rows that nobody has looked at and that lasts: the newest backup has not got them back.
 
-    It lasts beyond the next backup: that one is as small, and says nothing of why. Backups without
-    counted rows and dates that cannot be right are passed over.
+    It lasts beyond the next backup: that one is as small, and says nothing of why. Dates that cannot be right are
+    passed over, and so are backups without counted rows; but that there is none, is known without counting.
 
-    :param seen_until: backups up to this moment were judged already.
+    :param seen_until: backups up to this moment were judged already; one in the future says nothing.
     """
-    counted = _counted(sets, now)
-    for after, before in zip(counted, counted[1:]):
-        if seen_until and after.created <= seen_until:
+    backups = _backups(sets, now)
+    for position, after in enumerate(backups):
+        if seen_until and after.created <= seen_until <= now:
             break
-        if _halved(before, after) and _halved(before, counted[0]):
+        before = _comparable(backups[position + 1 :], after)
+        if before and _halved(before, after) and _lasts(before, backups):
             return Loss(before, after)
     return None
 
 
 def backup_before(sets: Iterable[Candidate], after: Candidate) -> Candidate | None:
-    """The newest backup from before one set, of those whose rows are known and whose date can be right."""
-    counted = _counted(sets, after.created)
-    earlier = (one for one in counted if (one.created, one.name) < (after.created, after.name))
-    return next(earlier, None)
+    """The newest backup from before one set that it can be compared with, and whose date can be right."""
+    earlier = (
+        one
+        for one in _backups(sets, after.created)
+        if (one.created, one.name) < (after.created, after.name)
+    )
+    return _comparable(earlier, after)
 
 
 def loss_before(sets: Iterable[Candidate], after: Candidate) -> Loss | None:
     """The loss of rows between one set, of whatever purpose, and the backup before it."""
     before = backup_before(sets, after)
-    lost = before and after.rows is not None and _halved(before, after)
-    return Loss(before, after) if before and lost else None
+    return Loss(before, after) if before and _halved(before, after) else None
+
+
+def find_gap(sets: Iterable[Candidate], policy: Policy, now: datetime) -> str:
+    """Why it is not believed that sets are old, in words; "" when nothing speaks against it.
+
+    Where the clock is ahead all sets but the new ones seem old. So nothing is to go after a long time without a backup
+    until there were backups again for as many days as the policy keeps: what goes then would have gone in any case.
+    """
+    backups = [one.created for one in _backups(sets, now)]
+    for later, earlier in zip([now, *backups], backups):
+        if (now - later).total_seconds() > policy.days * _DAY_S:
+            break
+        gap_s = (later - earlier).total_seconds()
+        if gap_s > _GAP_S:
+            return (
+                f"after {iso(earlier)} there was no backup for {human_seconds(gap_s)}: is the clock right? "
+                f"Sets go again when there were backups for {policy.days:g} days"
+            )
+    return ""
 
 
 def newest_dated(sets: Iterable[Candidate], now: datetime) -> Candidate | None:
@@ -200,17 +233,27 @@ def newest_dated(sets: Iterable[Candidate], now: datetime) -> Candidate | None:
     return next((one for one in _newest_first(sets) if not _doubt(one, now)), None)
 
 
-def _counted(sets: Iterable[Candidate], now: datetime) -> list[Candidate]:
-    """The backups whose rows are known and whose date can be right, newest first."""
-    return [
-        one
-        for one in _newest_first(sets)
-        if one.rows is not None and not one.safety and not _doubt(one, now)
-    ]
+def _backups(sets: Iterable[Candidate], now: datetime) -> list[Candidate]:
+    """The backups whose date can be right, newest first."""
+    return [one for one in _newest_first(sets) if not one.safety and not _doubt(one, now)]
+
+
+def _comparable(earlier: Iterable[Candidate], after: Candidate) -> Candidate | None:
+    """The first of the backups before one that tells whether rows were lost: an empty one has fewer than any that is
+    not, whether its rows were counted or not."""
+    return next((one for one in earlier if one.rows is not None or after.rows == 0), None)
+
+
+def _lasts(before: Candidate, backups: Iterable[Candidate]) -> bool:
+    """Whether the newest backup that can be compared has not got the rows back."""
+    newest = next(one for one in backups if one.rows is not None or before.rows is None)
+    return _halved(before, newest)
 
 
 def _halved(before: Candidate, after: Candidate) -> bool:
-    return (after.rows or 0) * 2 < (before.rows or 0)
+    if after.rows is None:
+        return False
+    return after.rows == 0 if before.rows is None else after.rows * 2 < before.rows
 
 
 def _newest_first(sets: Iterable[Candidate]) -> list[Candidate]:

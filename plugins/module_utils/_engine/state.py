@@ -104,7 +104,8 @@ def look(directory: Path, database: str, now: datetime) -> State:
     dated = [one for one in backups if not is_ahead(one.recovery_set.created, now)]
     newest = next((one for one in dated if one.complete), None)
     newer = dated[: dated.index(newest)] if newest else dated
-    entries = [entry for entry in read_log(directory / LOG_NAME) if _is_drill(entry, database)]
+    log = read_log(directory / LOG_NAME)
+    entries = [entry for entry in log if _is_drill(entry, database) and not _is_ahead(entry, now)]
     return State(
         newest=newest,
         sets=tuple(listed),
@@ -124,6 +125,13 @@ def _purpose(listed: Listed) -> str:
 
 def _is_drill(entry: dict[str, Any], database: str) -> bool:
     return entry.get("action") == "drill" and entry.get("database") == database
+
+
+def _is_ahead(entry: dict[str, Any], now: datetime) -> bool:
+    """Whether a clock was ahead when it was held."""
+    with contextlib.suppress(ValueError):
+        return is_ahead(parse_time(str(entry.get("at", ""))), now)
+    return False
 
 
 def _number(value: object) -> bool:
