@@ -338,6 +338,21 @@ def test_a_set_that_is_damaged_here_does_not_go_up(
     assert store(target).listing() == {}
 
 
+@pytest.mark.slow
+def test_sets_that_are_damaged_here_keep_no_older_one_from_the_target(
+    sets: Path, made: str, far: Callable[..., OffsiteTarget]
+) -> None:
+    target = far("rsync")
+    for minutes in (1, 2, 3):
+        newer = add_set(sets, utc_now() - timedelta(minutes=minutes), 1000)
+        with (sets / f"{newer}.dump").open("r+b") as file:
+            file.write(b"\0" * 100)
+    report = copy(sets, target)
+    assert report.verdict == "not_offsite"
+    assert told(report)["rsync"]["confirmed"] == [made]
+    assert complete(target) == [made]
+
+
 # -- the way there ---------------------------------------------------------------------------------
 
 

@@ -230,6 +230,25 @@ def test_a_lost_copy_is_a_problem_until_it_is_acknowledged_or_would_have_gone_by
     assert copy_sets(CopyRequest(place.here, "shop", place.offsite())).warnings == []
 
 
+def test_copies_of_a_target_that_was_empty_once_are_known_again(place: Place) -> None:
+    """Its disk was not mounted."""
+    names = place.sets({40: 7, 35: 7, 20: 7, 1: 7})
+    for days in (40, 35, 20):
+        for path in place.here.glob(f"{names[days]}*"):
+            path.unlink()
+    disk = place.there.with_name("disk")
+    place.there.rename(disk)
+    gone = copy_sets(CopyRequest(place.here, "shop", place.offsite()))
+    assert len(gone.details["targets"][0]["lost"]) == 4
+    shutil.rmtree(place.there)
+    disk.rename(place.there)
+    # Another has been shortened meanwhile.
+    (place.there / f"{names[35]}.globals.sql").write_text("x")
+    copy_sets(CopyRequest(place.here, "shop", place.offsite()))
+    assert Ledger(place.here, "shop").lost([]) == {"disk": [names[35]]}
+    assert removed(place.prune()) == {names[40]}
+
+
 @pytest.mark.slow
 def test_the_guide_to_a_recovery_lies_beside_the_copies_and_is_replaced(place: Place) -> None:
     names = place.sets({2: 7})

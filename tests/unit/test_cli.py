@@ -33,8 +33,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.argumen
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.commands import Command
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import load_config
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Copy, Ledger
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
     Report,
+    iso,
     utc_now,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outcomes import (
@@ -516,6 +518,22 @@ def test_a_dump_without_a_manifest_is_listed_as_such(
 def test_an_empty_list_is_an_empty_document(capsys: pytest.CaptureFixture[str], sets: Path) -> None:
     printed = Printed(capsys, "list", "--json", "--backup-dir", str(sets))
     assert (printed.status, printed.json) == (0, [])
+
+
+def test_a_copy_that_its_target_has_let_go_is_not_told_as_missing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, sets: Path
+) -> None:
+    far = "offsite: {{nas: {{type: rclone, remote: 'nas:x'}}, bucket: {{type: rclone, remote: 'b:x'}}}}\n"
+    text = "backup_dir: {dir}\ndatabases: {{shop: {{container: c1}}}}\n" + far
+    settings = _config(tmp_path, sets, text)
+    made = lay_out(sets, created=utc_now() - timedelta(days=3))
+    ledger = Ledger(sets, "shop")
+    ledger.note(made.name, "nas", Copy("confirmed", iso(utc_now())))
+    ledger.removed(made.name, "nas", utc_now())
+    (row,) = Printed(capsys, "--config", settings, "list", "--json").json
+    assert row["offsite"] == {"nas": "removed", "bucket": ""}
+    printed = Printed(capsys, "--config", settings, "list")
+    assert "nas (kept no longer), NOT bucket" in " ".join(printed.out.split())
 
 
 def test_prune_never_touches_what_is_not_ours(

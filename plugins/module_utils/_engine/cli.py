@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from . import arguments
 from .commands import Command
+from .ledger import REMOVED
 from .model import Report, human_bytes, iso, parse_time, utc_now
 from .outcomes import FAILED, OK, Outcome, failure, worst
 from .run import Progress
@@ -252,8 +253,9 @@ def _problems(row: dict[str, Any]) -> str:
 
 
 def _offsite(row: dict[str, Any]) -> str:
-    """Which targets have confirmed a set, and which have not."""
-    states = [target if at else f"NOT {target}" for target, at in row["offsite"].items()]
+    """Which targets have confirmed a set, which have let it go since, and which have not got it."""
+    words = {"": "NOT {}", REMOVED: "{} (kept no longer)"}
+    states = [words.get(at, "{}").format(target) for target, at in row["offsite"].items()]
     return ", ".join(states) or "-"
 
 

@@ -152,7 +152,7 @@ class Command:
         ]
 
     def _offsite(self, directory: Path, listed: Listed) -> dict[str, str]:
-        """For each target when it confirmed the set, "" when it has not."""
+        """As offsite_row()."""
         names = self._targets(directory, listed.database)
         return offsite_row(directory, listed.database, listed.recovery_set.name, names)
 

@@ -109,6 +109,16 @@ class Ledger:
         if copy and copy.state == CONFIRMED:
             self.note(set_name, target, replace(copy, state=state, at=iso(now)))
 
+    def found(self, set_name: str, target: str, now: datetime) -> None:
+        """A set that was `lost` is there again as it was confirmed: its disk was not mounted there, or somebody has brought
+        it back.
+
+        :raises HostError: it cannot be written.
+        """
+        copy = self.copy_of(set_name, target)
+        if copy and copy.state == LOST:
+            self.note(set_name, target, replace(copy, state=CONFIRMED, at=iso(now)))
+
     def removed(self, set_name: str, target: str, now: datetime) -> None:
         """The retention removed a set there; to be noted before the first file goes.
 
@@ -196,12 +206,16 @@ def unconfirmed(
 def offsite_row(
     directory: Path, database: str, set_name: str, targets: Iterable[str]
 ) -> dict[str, str]:
-    """For each target when it confirmed that set, "" when it has not."""
+    """For each target when it confirmed that set, `removed` when its retention took the copy away, "" when it has none."""
     known = Ledger(directory, database).targets()
     copies = {name: known.get(name, TargetState()).copies.get(set_name) for name in targets}
-    return {
-        name: copy.at if copy and copy.state == CONFIRMED else "" for name, copy in copies.items()
-    }
+    return {name: _shown(copy) for name, copy in copies.items()}
+
+
+def _shown(copy: Copy | None) -> str:
+    if copy and copy.state == CONFIRMED:
+        return copy.at
+    return REMOVED if copy and copy.state == REMOVED else ""
 
 
 def target_rows(

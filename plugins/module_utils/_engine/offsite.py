@@ -75,6 +75,8 @@ class _Outcome:
     missing: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     bytes: int = 0
+    #: How often the target itself failed.
+    failures: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -167,7 +169,7 @@ class _Copying:
                 outcome,
                 guided=recovery_set is newest,
             )
-            if len(outcome.errors) > 1:
+            if outcome.failures > 1:
                 # It failed twice: those that are left would hardly fare better.
                 break
         if not self._request.check:
@@ -222,9 +224,13 @@ class _Copying:
     def _look_for_losses(
         self, store: Store, far: dict[str, FarSet], sets: list[RecoverySet], outcome: _Outcome
     ) -> None:
-        """Sets that were confirmed and are not in the listing now, and not here either."""
+        """Sets that were confirmed and are not in the listing now, and not here either; and those that are back."""
         here = {one.name for one in sets}
         state = self._ledger.target(store.name)
+        for name, copy in state.copies.items():
+            back = name in far and far[name].has(copy.bytes)
+            if copy.state == LOST and name not in here and back and not self._request.check:
+                self._ledger.found(name, store.name, utc_now())
         for name in state.confirmed():
             found = far.get(name)
             if (
@@ -297,6 +303,7 @@ class _Copying:
         except FiredrillError as error:
             outcome.missing.append(name)
             outcome.errors.append(str(error))
+            outcome.failures += error is not self._checked.get(name)
             if known and not self._request.check:
                 with suppress(FiredrillError):
                     self._ledger.missed(name, store.name, LOST, utc_now())

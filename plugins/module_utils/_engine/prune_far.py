@@ -141,8 +141,7 @@ class _Pruning:
 
     def _candidate(self, far: FarSet, target: str, copy: Copy | None) -> Candidate:
         """A copy as retention judges it. What was not confirmed, or is not all there now, is not known to be one."""
-        size = far.bytes - far.files[far.manifest_name]
-        good = copy is not None and copy.state in (CONFIRMED, REMOVED) and copy.bytes == size
+        good = copy is not None and copy.state in (CONFIRMED, REMOVED) and far.has(copy.bytes)
         created = far.created
         with suppress(ValueError):
             created = parse_time(copy.created_at) if copy and copy.created_at else created

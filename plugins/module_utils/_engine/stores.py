@@ -45,6 +45,10 @@ class FarSet:
     def bytes(self) -> int:
         return sum(self.files.values())
 
+    def has(self, size: int) -> bool:
+        """Whether it is a set whose files but the manifest have so many bytes together."""
+        return self.has_manifest and self.bytes - self.files[self.manifest_name] == size
+
     def holds(self, manifest: Manifest) -> bool:
         """Whether all files of the manifest are there with their sizes, and the manifest itself."""
         return self.has_manifest and all(
