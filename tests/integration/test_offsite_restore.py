@@ -23,12 +23,12 @@ from ports import free_port
 from servers import ROOT, Postgres, await_that, docker
 from times import time_far_off
 
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import sweep
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Ledger
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import (
     RUNTIME_DIRECTORY,
     owner_mark,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 
 pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
 
@@ -354,8 +354,9 @@ def test_the_schedule_copies_what_it_made_and_catches_up_later(host: Host, shop:
     host.content["offsite"]["nas"]["port"] = free_port()
     host.write()
     reports = host.run("due", status=9)
-    assert [(one["action"], one.get("verdict")) for one in reports[:2]] == [
+    assert [(one["action"], one.get("verdict")) for one in reports[:3]] == [
         ("backup", ""),
+        ("prune", ""),
         ("copy", "not_offsite"),
     ]
     host.content["offsite"]["nas"]["port"] = port
@@ -378,5 +379,5 @@ def test_the_download_of_a_run_that_was_killed_goes_with_the_next(tmp_path: Path
     ended = tmp_path / f".offsite-{owner_mark().rpartition('/')[0].replace('/', '_')}_1"
     ended.mkdir()
     (ended / "x.dump").write_bytes(b"x")
-    sweep(tmp_path)
+    Vault(tmp_path).sweep()
     assert (own.exists(), ended.exists()) == (True, False)

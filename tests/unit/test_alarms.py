@@ -158,7 +158,7 @@ def test_the_end_of_the_last_problem_is_told() -> None:
 
 
 def test_what_was_told_survives_the_run_and_a_damaged_file_says_nothing(tmp_path: Path) -> None:
-    told = Told(("a",), {"backup": ("fail", "why")}, "made", "since then: why")
+    told = Told({"x": ("a",)}, {"backup": ("fail", "why")}, "made", "since then: why")
     told.write(tmp_path, "odd name/$(x)")
     assert Told.read(tmp_path, "odd name/$(x)") == told
     (file,) = tmp_path.iterdir()

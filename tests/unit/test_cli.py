@@ -28,11 +28,16 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine import 
     errors,
     outcomes,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import run as engine_run
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.arguments import (
     build_parser,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.commands import Command
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import load_config
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import (
+    Section,
+    load_config,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.due import due_tasks
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Copy, Ledger
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
     Report,
@@ -44,7 +49,12 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outcome
     success,
     worst,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.retention import Policy
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets import (
+    Offsite,
+    RcloneTarget,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO = "backup_dir: {dir}\ndatabases:\n  one: {{container: c1}}\n  two: {{container: c2, database: second}}\n"
@@ -120,6 +130,25 @@ def test_a_private_key_is_read_from_standard_input_or_named_by_its_file(
         assert "AGE-SECRET" not in repr(given)
         (named,) = requests_of(monkeypatch, "--config", one, *words, "--identity-file", "/k")
         assert (named.identity, named.identity_file) == ("", Path("/k"))
+
+
+@pytest.mark.parametrize("command", ["drill", "verify", "keycheck"])
+def test_a_set_that_is_named_is_of_one_database(
+    tmp_path: Path, sets: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    both = _config(tmp_path, sets, TWO.replace("second", "shop"))
+    name = lay_out(sets).name
+    by_words = {"verify": (name,)}.get(command, ("--set", name))
+    (asked,) = requests_of(monkeypatch, "--config", both, command, *by_words)
+    assert (asked.target.database, asked.source) == ("shop", name)
+    assert len(requests_of(monkeypatch, "--config", both, command)) == 2
+
+
+def test_a_drill_of_the_live_databases_goes_by_no_set(
+    two: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("drill", "--live", "--set", "shop_20260219_020000")
+    assert len(requests_of(monkeypatch, "--config", two, *words)) == 2
 
 
 def test_standard_input_without_a_key_is_told(
@@ -534,6 +563,51 @@ def test_a_copy_that_its_target_has_let_go_is_not_told_as_missing(
     assert row["offsite"] == {"nas": "removed", "bucket": ""}
     printed = Printed(capsys, "--config", settings, "list")
     assert "nas (kept no longer), NOT bucket" in " ".join(printed.out.split())
+
+
+def test_no_upload_keeps_the_backup_of_another_database_waiting(
+    tmp_path: Path, sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_run, "RUNTIME_DIRECTORY", tmp_path / "run")
+    lay_out(sets, created=utc_now() - timedelta(days=3))
+    far = Offsite((RcloneTarget("nas", "nas:x"),))
+    sections = [Section(name, sets, {"database": "shop"}, far) for name in ("one", "two")]
+    tasks = due_tasks(sections, Schedule(), Policy(), check=True)
+    assert [(task.action, task.label) for task in tasks] == [
+        (action, name) for action in ("backup", "copy", "drill") for name in ("one", "two")
+    ]
+
+
+def test_a_directory_that_answers_with_errors_keeps_no_other_database_from_its_turn(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    sets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As of a disk that fails: nobody can tell what is there.
+    broken = tmp_path / ("x" * 300)
+    settings = _config(
+        tmp_path,
+        sets,
+        f"databases:\n  one: {{{{container: c1, backup_dir: {broken}}}}}\n"
+        "  two: {{container: c2, backup_dir: {dir}}}\n"
+        f"alarms: {{{{metrics_dir: '{tmp_path}'}}}}\n",
+    )
+    (tmp_path / "schedule.yml").write_text('backup: "02:00"\ndrill: {day: 1, time: "03:30"}\n')
+    monkeypatch.setattr(engine_run, "RUNTIME_DIRECTORY", tmp_path / "run")
+    monkeypatch.setattr(due, "uptime_s", lambda: 1e6)
+    printed = Printed(capsys, "--config", settings, "due", "--json")
+    told = {(one["name"], one["action"]): one for one in printed.json}
+    assert "File name too long" in told["one", "backup"]["msg"]
+    assert "Docker" in told["two", "backup"]["msg"]
+    rows = {
+        one["name"]: one for one in Printed(capsys, "--config", settings, "status", "--json").json
+    }
+    assert "cannot be read: File name too long" in rows["one"]["problems"][0]
+    assert rows["one"]["free_bytes"] is None
+    assert rows["two"]["free_bytes"] > 0
+    assert 'firedrill_problems{name="two"' in (tmp_path / "firedrill.prom").read_text()
+    assert Printed(capsys, "--config", settings, "status").status != 0
 
 
 def test_prune_never_touches_what_is_not_ours(

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine import 
     run,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.alarms import Alarms, Told
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import (
     Section,
     load_config,
@@ -38,6 +40,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.monitor
     Monitor,
     _verdict,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.notices import Address
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.offsite import NOT_OFFSITE
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outcomes import (
     ENVIRONMENT,
@@ -46,6 +49,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outcome
     success,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.status import status_rows
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
 
 BUSY, FAILED = failure(BusyError("another run works on it")), failure(HostError("no disk"))
@@ -181,13 +185,16 @@ class Host:
         sections = list(config.sections.values())
         return Monitor(config.alarms, sections, Schedule(), sections)
 
+    def section(self) -> Section:
+        return load_config(self.settings).sections["shop"]
+
     def heard(self) -> list[str]:
         """The messages since the last time."""
         messages, self.messages[:] = self.messages[:], []
         return messages
 
     def told(self) -> set[str]:
-        return set(Told.read(self.sets, "shop").problems)
+        return {key for keys in Told.read(self.sets, "shop").problems.values() for key in keys}
 
 
 @pytest.fixture
@@ -250,6 +257,80 @@ def test_a_message_that_is_lost_while_no_clock_is_set_is_lost_at_no_time(
     monkeypatch.setattr(monitor, "notify", lose)
     host.monitor().close()
     assert Told.read(host.sets, "shop").lost == "while the clock was not set: it is lost"
+
+
+def test_one_address_that_fails_makes_no_other_hear_it_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads(host.settings.read_text())
+    content["alarms"]["apprise_urls"] = ["json://bad-secret", "json://good"]
+    content["alarms"]["apprise_config"] = "/etc/more"
+    host.settings.write_text(json.dumps(content))
+    heard: list[str] = []
+
+    def deliver(address: Address, title: str, body: str) -> None:
+        if "bad" in address.url:
+            raise HostError(f"The message was not delivered to {address.label}")
+        heard.append(address.url or str(address.config))
+
+    monkeypatch.setattr(monitor, "notify", deliver)
+    (warning,) = host.monitor().close()
+    assert "address 1 of apprise_urls" in warning
+    assert heard == ["json://good", "/etc/more"]
+    host.monitor().close()
+    assert heard == ["json://good", "/etc/more"]
+    (row,) = status_rows([host.section()], Schedule(), RIGHT)
+    assert "not delivered to address 1 of apprise_urls" in " ".join(row["problems"])
+    assert "bad-secret" not in (host.sets / "shop.alarms").read_text()
+    # It works again, and gets what it has missed, alone.
+    content["alarms"]["apprise_urls"] = ["json://now-well", "json://good"]
+    host.settings.write_text(json.dumps(content))
+    assert host.monitor().close() == []
+    assert heard == ["json://good", "/etc/more", "json://now-well"]
+    (row,) = status_rows([host.section()], Schedule(), RIGHT)
+    assert "not delivered" not in " ".join(row["problems"])
+
+
+@pytest.mark.parametrize("job", ["backup", "drill"])
+def test_while_a_failed_run_is_tried_again_nothing_is_over(host: Host, job: str) -> None:
+    attempts = Attempts(host.sets, "shop")
+    slot = RIGHT - timedelta(hours=10)
+    attempts.begin(job, slot, slot)
+    attempts.end(job, "the disk answers")
+    host.monitor().close()
+    assert f"the {job} of 2026-02-19T02:00:00Z failed: the disk answers" in host.heard()[0]
+    for later in (slot, slot + timedelta(days=1)):
+        attempts.begin(job, later, RIGHT)
+        host.monitor().close()
+        assert host.heard() == []
+        (row,) = status_rows([host.section()], Schedule(), RIGHT)
+        words = f"the {job} failed before (the disk answers), the one of 2026-02-19T12:00:00Z has"
+        assert words in " ".join(row["problems"])
+    attempts.end(job)
+    host.monitor().close()
+    assert "Over: 1" in host.heard()[0]
+
+
+def test_a_success_that_could_not_be_delivered_is_not_sent_as_that_of_the_next_run(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads(host.settings.read_text())
+    content["databases"]["shop"]["ping_url"] = "http://127.0.0.1:1/x"
+    host.settings.write_text(json.dumps(content))
+    host.monitor().close()
+    told = Told.read(host.sets, "shop")
+    replace(told, pings={"backup": ("", "made")}).write(host.sets, "shop")
+    sent: list[tuple[str, str]] = []
+    monkeypatch.setattr(monitor, "ping", lambda url, *one: sent.append(one))
+    attempts = Attempts(host.sets, "shop")
+    attempts.begin("backup", RIGHT, RIGHT)
+    host.monitor().close()
+    assert sent == []
+    attempts.end("backup")
+    host.monitor().close()
+    assert sent == [("", "made")]
+    host.monitor().close()
+    assert len(sent) == 1
 
 
 @pytest.fixture

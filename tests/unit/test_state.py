@@ -72,6 +72,34 @@ def test_a_drill_of_a_set_that_is_not_encrypted_is_repeated_while_nothing_was_te
     assert due(tmp_path, {})
 
 
+def test_a_drill_of_an_older_set_says_nothing_of_what_the_newer_was_found_to_be(
+    tmp_path: Path,
+) -> None:
+    older = lay_out(tmp_path, created=NOW - timedelta(days=3))
+    newest = lay_out(tmp_path, created=NOW - timedelta(hours=10))
+    drilled(tmp_path, "backup_bad", NOW - timedelta(hours=8), newest.name)
+    drilled(tmp_path, "pass", NOW - timedelta(hours=2), older.name)
+    state = look(tmp_path, "shop", NOW)
+    assert state.last_drill
+    assert (state.last_drill.verdict, state.last_drill.set_name) == ("backup_bad", newest.name)
+    assert state.last_pass_at == NOW - timedelta(hours=2)
+    # It is drilled again once it passed, whichever name the others have.
+    drilled(tmp_path, "environment", NOW - timedelta(hours=1), "a file of somebody")
+    drilled(tmp_path, "pass", NOW, newest.name)
+    state = look(tmp_path, "shop", NOW)
+    assert state.last_drill
+    assert (state.last_drill.verdict, state.last_drill.set_name) == ("pass", newest.name)
+
+
+def test_a_drill_of_an_older_set_is_not_that_of_the_schedule(tmp_path: Path) -> None:
+    older = lay_out(tmp_path, created=NOW - timedelta(days=60))
+    middle = lay_out(tmp_path, created=NOW - timedelta(days=45))
+    lay_out(tmp_path, created=NOW - timedelta(hours=10))
+    drilled(tmp_path, "pass", NOW - timedelta(days=44), middle.name)
+    drilled(tmp_path, "pass", NOW - timedelta(hours=2), older.name)
+    assert due(tmp_path, {})
+
+
 def test_a_drill_of_a_clock_that_was_ahead_makes_no_later_one_late(tmp_path: Path) -> None:
     made = lay_out(tmp_path, created=NOW - timedelta(hours=10))
     drilled(tmp_path, "pass", NOW - timedelta(days=40), made.name)

@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .durable import read_object, replace_file
 from .filenames import file_base
 from .model import Problem
+from .notes import read_note, write_note
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,14 @@ def notice_of(
 
 @dataclass(frozen=True)
 class Told:
-    """What was told of one database: the keys of the problems, and what could not be delivered yet.
+    """What was told of one database: the keys of the problems, by whom they were told to (as Address.key), and what could
+    not be delivered yet.
 
     `pings` holds, by job, the kind and the text of a ping that is still to be sent; `owed` is the text of a success that
     waits for the copies of its set; `lost` says since when a message could not be delivered, and why.
     """
 
-    problems: tuple[str, ...] = ()
+    problems: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pings: dict[str, tuple[str, str]] = field(default_factory=dict)
     owed: str = ""
     lost: str = ""
@@ -82,7 +82,7 @@ class Told:
     @staticmethod
     def read(directory: Path, database: str) -> Told:
         """What the file beside the sets says; one that cannot be read says that nothing was told."""
-        found = read_object(_path(directory, database))
+        found = read_note(_path(directory, database))
         problems, pings = found.get("problems"), found.get("pings")
         known = {
             str(job): (str(one[0]), str(one[1]))
@@ -90,7 +90,11 @@ class Told:
             if isinstance(one, list) and len(one) == 2
         }
         return Told(
-            tuple(map(str, problems)) if isinstance(problems, list) else (),
+            {
+                str(key): tuple(map(str, keys))
+                for key, keys in (problems if isinstance(problems, dict) else {}).items()
+                if isinstance(keys, list)
+            },
             known,
             str(found.get("owed") or ""),
             str(found.get("lost") or ""),
@@ -98,7 +102,7 @@ class Told:
 
     def write(self, directory: Path, database: str) -> None:
         """:raises OSError: it could not be written."""
-        replace_file(_path(directory, database), json.dumps(asdict(self), indent=1))
+        write_note(_path(directory, database), asdict(self))
 
 
 def _path(directory: Path, database: str) -> Path:

@@ -7,16 +7,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from .durable import read_object, replace_file
 from .errors import BusyError, FiredrillError
 from .filenames import file_base
 from .model import iso, parse_time, utc_now
+from .notes import read_note, write_note
 from .vault import Vault
 
 _PAUSE_S = 3600.0
@@ -29,7 +28,8 @@ _SLACK_S = 300.0
 class Attempt:
     """The latest try of one job: for which moment of the schedule, when, and how it ended.
 
-    `failures` counts the tries for that moment that did not succeed; one that is under way counts already.
+    `failures` counts the tries for that moment that did not succeed; one that is under way counts already. `msg` is why it
+    failed, or, while it has not ended, why the one before it did.
     """
 
     slot: str
@@ -40,7 +40,17 @@ class Attempt:
 
     @property
     def failed(self) -> bool:
-        return self.ended and self.failures > 0
+        """Whether the latest try that has ended failed."""
+        return self.failures > 0 if self.ended else bool(self.msg)
+
+    @property
+    def words(self) -> str:
+        """When it failed, and why."""
+        return (
+            f"of {self.at} failed: {self.msg}"
+            if self.ended
+            else f"failed before ({self.msg}), the one of {self.at} has not ended"
+        )
 
     def rests(self, slot: datetime, now: datetime) -> bool:
         """Whether it is too early to try again for that moment: one hour after the first failure, then twice as long."""
@@ -66,7 +76,7 @@ class Attempts:
 
     def latest(self, job: str) -> Attempt | None:
         """The latest try of a job; a file that cannot be read knows none."""
-        values = read_object(self.path).get(job)
+        values = read_note(self.path).get(job)
         known = {entry.name: entry.type for entry in fields(Attempt)}
         if not isinstance(values, dict) or not {"slot", "at"} <= values.keys():
             return None
@@ -76,7 +86,8 @@ class Attempts:
         """Before a try; returns the one before it, for withdraw()."""
         before = self.latest(job)
         again = before.failures if before and before.slot == iso(slot) else 0
-        self._write(job, Attempt(iso(slot), iso(now), failures=again + 1))
+        msg = before.msg if before and before.failed else ""
+        self._write(job, Attempt(iso(slot), iso(now), failures=again + 1, msg=msg))
         return before
 
     def withdraw(self, job: str, before: Attempt | None) -> None:
@@ -97,8 +108,9 @@ class Attempts:
     def _write(self, job: str, attempt: Attempt | None) -> None:
         # Where even this cannot be written, what is tried will say so itself.
         with contextlib.suppress(OSError):
-            content = {**read_object(self.path), job: asdict(attempt) if attempt else None}
-            replace_file(self.path, json.dumps(content, indent=1))
+            write_note(
+                self.path, {**read_note(self.path), job: asdict(attempt) if attempt else None}
+            )
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from .drill import drill
 from .dump import backup
 from .errors import BusyError, FiredrillError, HostError, TargetError
 from .ledger import target_rows
-from .listing import list_sets
+from .listing import is_there, list_sets
 from .model import Report, iso, utc_now
 from .offsite import NOT_OFFSITE, copy_sets
 from .outcomes import failure
@@ -66,8 +66,9 @@ def due_tasks(
             yield from _settlements(sections)
         newest = _newest(sections)
         doubt = await_clock(newest, 0) if check else await_clock(newest)
-        makers = (_Backup(schedule, policy, doubt), _Drill(schedule))
-        for maker in makers:
+        backups = _Backup(schedule, policy, doubt)
+        # A first upload may take days: it waits until there is a backup of each database.
+        for maker in (backups, _Copy(schedule), _PruneFar(backups.made), _Drill(schedule)):
             for section in sections:
                 yield from maker.tasks(section, check=check)
 
@@ -93,7 +94,7 @@ def _newest(sections: Sequence[Section]) -> datetime | None:
     moments: list[datetime] = []
     for directory in {section.directory for section in sections}:
         with suppress(FiredrillError):
-            if directory.exists():
+            if is_there(directory):
                 moments += [s.recovery_set.created for s in list_sets(directory) if s.database]
     return max(moments, default=None)
 
@@ -194,7 +195,7 @@ class _Backup(_Job):
         super().__init__(schedule)
         self._policy = policy
         self._doubt = doubt
-        self._made: list[Section] = []
+        self.made: list[Section] = []
 
     def due(self, section: Section, state: State, now: datetime) -> datetime | None:
         return state.backup_due(self._schedule, now)
@@ -205,15 +206,13 @@ class _Backup(_Job):
     def run(self, section: Section, progress: Progress | None) -> Report:
         report = backup(section.backup(), progress)
         report.warnings += [self._doubt] if self._doubt else []
-        self._made.append(section)
+        self.made.append(section)
         return report
 
     def tasks(self, section: Section, *, check: bool) -> Iterator[Task]:
         yield from super().tasks(section, check=check)
-        if section.offsite.targets:
-            yield from _Copy(self._schedule).tasks(section, check=check)
-        # Only a new set lets an old one go.
-        if section in self._made:
+        # Only a new set lets an old one go; at once, for the next backup may need the room.
+        if section in self.made:
             request = PruneRequest(
                 section.directory,
                 self._policy,
@@ -221,9 +220,18 @@ class _Backup(_Job):
                 targets={section.database: section.offsite.names},
             )
             yield Task(section.name, lambda unused_progress: prune(request), "prune")
-            if section.offsite.targets:
-                far = PruneFarRequest(section.directory, section.database, section.offsite)
-                yield Task(section.name, lambda progress: prune_far(far, progress), "prune")
+
+
+class _PruneFar:
+    """The same at the targets, when they have the new set."""
+
+    def __init__(self, made: Sequence[Section]) -> None:
+        self._made = made
+
+    def tasks(self, section: Section, *, check: bool) -> Iterator[Task]:
+        if section in self._made and section.offsite.targets and not check:
+            far = PruneFarRequest(section.directory, section.database, section.offsite)
+            yield Task(section.name, lambda progress: prune_far(far, progress), "prune")
 
 
 class _Copy(_Job):
@@ -248,6 +256,10 @@ class _Copy(_Job):
 
     def run(self, section: Section, progress: Progress | None) -> Report:
         return copy_sets(section.copy(), progress)
+
+    def tasks(self, section: Section, *, check: bool) -> Iterator[Task]:
+        if section.offsite.targets:
+            yield from super().tasks(section, check=check)
 
 
 class _Drill(_Job):

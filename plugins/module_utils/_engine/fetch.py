@@ -23,15 +23,14 @@ from .ledger import DAMAGED, Ledger
 from .manifest import FileEntry, Manifest
 from .model import human_bytes, iso, utc_now
 from .remotes import store_of
-from .run import Run, owner_lives, owner_mark
+from .run import Run, owner_mark
 from .sealed import unseal
 from .stores import FarSet, Store
 from .targets import Offsite
-from .vault import RecoverySet, Vault, limit_of, set_of_future, sha256_of
+from .vault import DOWNLOADS, RecoverySet, Vault, limit_of, set_of_future, sha256_of
 
 #: What the source of a set begins with that lies at an offsite target.
 FAR = "offsite:"
-_DOWNLOADS = ".offsite-"
 _SPARE_BYTES = 10_000_000
 
 
@@ -81,9 +80,9 @@ class Located:
             return
         manifest = self.recovery_set.require_manifest()
         self.vault.prepare()
-        sweep(self.vault.directory)
+        self.vault.sweep()
         self._check_room(manifest, self.vault)
-        private = self.vault.directory / f"{_DOWNLOADS}{owner_mark().replace('/', '_')}"
+        private = self.vault.directory / f"{DOWNLOADS}{owner_mark().replace('/', '_')}"
         try:
             private.mkdir(mode=0o700)
             with self.run.phase("download"):
@@ -182,13 +181,6 @@ def locate(run: Run, vault: Vault, source: str, database: str, offsite: Offsite)
         return _Search(run, vault, source, database, offsite).find()
     found = vault.resolve(source, database)
     return Located(found, tuple(vault.passed_over(found, database)) if source == "latest" else ())
-
-
-def sweep(directory: Path) -> None:
-    """Removes the downloads of runs that were killed."""
-    for path in directory.glob(f"{_DOWNLOADS}*"):
-        if not owner_lives(path.name[len(_DOWNLOADS) :].replace("_", "/")):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 #: Something, and the target at which it is.

@@ -6,7 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from datetime import datetime
+
+from .model import parse_time
 
 MANIFEST = ".json"
 DUMP = ".dump"
@@ -18,6 +22,7 @@ CIPHERS = {"age": ".age", "gpg": ".gpg"}
 
 _ENDS = ("", *CIPHERS.values())
 _DUMP = re.compile(r"(?P<name>.+)\.dump(?:\.age|\.gpg)?", re.DOTALL)
+_STAMPED = re.compile(r".+_(?P<stamp>\d{8}_\d{6})(?:_\d+)?", re.DOTALL)
 _PART = re.compile(
     r"(?P<name>.+?)(?:\.json|(?:\.globals\.sql|\.sealed\.json)(?:\.age|\.gpg)?)", re.DOTALL
 )
@@ -47,6 +52,15 @@ def set_name(file: str) -> str:
 def dump_names(name: str) -> list[str]:
     """How the dump of the set `name` may be called."""
     return [f"{name}{DUMP}{end}" for end in _ENDS]
+
+
+def stamp_of(name: str) -> datetime | None:
+    """When the snapshot of the set `name` was taken, as its name says; None where it does not."""
+    stamped = _STAMPED.fullmatch(name)
+    if stamped:
+        with contextlib.suppress(ValueError):
+            return parse_time(stamped["stamp"])
+    return None
 
 
 def names_meant(source: str, database: str) -> tuple[str, str]:

@@ -73,6 +73,13 @@ def list_sets(directory: Path, database: str = "") -> list[Listed]:
     :raises HostError: the directory is not there, or may not be read.
     """
     require_directory(directory)
+    try:
+        return _list_sets(directory, database)
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _list_sets(directory: Path, database: str) -> list[Listed]:
     vault = Vault(directory)
     drills = last_drills(directory / LOG_NAME)
     passed = passed_sets(directory / LOG_NAME)
@@ -122,10 +129,25 @@ def require_directory(directory: Path) -> None:
     try:
         os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as error:
-        raise HostError(
-            f"The backup directory {directory} cannot be read: {error.strerror}",
-            todo="Is the disk mounted, is the path right, is this run as root?",
-        ) from error
+        raise _unreadable(directory, error) from error
+
+
+def is_there(directory: Path) -> bool:
+    """Whether there is such a directory, or anything else of that name.
+
+    :raises HostError: nobody can tell, as of a disk that fails.
+    """
+    try:
+        return directory.exists()
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(directory: Path, error: OSError) -> HostError:
+    return HostError(
+        f"The backup directory {directory} cannot be read: {error.strerror}",
+        todo="Is the disk mounted, is the path right, is this run as root?",
+    )
 
 
 def _without_dump(directory: Path) -> list[RecoverySet]:

@@ -10,16 +10,17 @@ Nothing here may harm a backup: what cannot be delivered is said as a warning, k
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from . import metrics
 from .alarms import Alarms, Told, notice_of
+from .attempts import Attempts
 from .clock import doubt
 from .config import Section
-from .errors import ConfigError, FiredrillError
+from .errors import ConfigError, FiredrillError, HostError
 from .model import Problem, Report, iso, utc_now
-from .notices import notify
+from .notices import addresses, notify
 from .outcomes import BUSY, OK, Outcome
 from .pings import FAIL, LOG, START, SUCCESS, ping
 from .run import telling
@@ -69,9 +70,10 @@ class Monitor:
             # Two that tell at once would say the same twice, and each forget what the other could not deliver.
             with telling(_TURN_S):
                 self._tell_all(utc_now())
-        except FiredrillError as error:
+        except (FiredrillError, OSError) as error:
+            why = error.what if isinstance(error, FiredrillError) else str(error)
             self._warnings.append(
-                f"Nobody was told of this run: {error.what}; the next one tells how things stand"
+                f"Nobody was told of this run: {why}; the next one tells how things stand"
             )
         return list(dict.fromkeys(self._warnings))
 
@@ -94,7 +96,11 @@ class Monitor:
         news = {job: one for job, one in ends.items() if one[0] != LOG}
         # What is only a remark takes the place of no success and no failure that is still to be delivered.
         pending = {**ends, **before.pings, **news}
-        pings = {job: one for job, one in pending.items() if not self._ping(section, job, *one)}
+        pings = {
+            job: one
+            for job, one in pending.items()
+            if self._is_overtaken(section, job, one, ends) or not self._ping(section, job, *one)
+        }
         told, why = self._notify(section, before, problems, is_set=not doubt(now, None))
         since = "while the clock was not set" if doubt(now, None) else f"since {iso(now)}"
         lost = "" if not why else before.lost or f"{since}: {why}"
@@ -108,6 +114,14 @@ class Monitor:
                 f"{section.name}: what was told could not be noted in {section.directory}: {error.strerror}; "
                 "it is told again at the next run"
             )
+
+    @staticmethod
+    def _is_overtaken(
+        section: Section, job: str, one: tuple[str, str], ends: Mapping[str, tuple[str, str]]
+    ) -> bool:
+        """Whether it is a success from before, and the next try has begun: it would be taken for that of the next."""
+        attempt = Attempts(section.directory, section.database).latest(job)
+        return one[0] == SUCCESS and job not in ends and bool(attempt and not attempt.ended)
 
     def _earned(self, section: Section, before: Told) -> tuple[dict[str, tuple[str, str]], str]:
         """The pings that the runs have earned, by job, and the success that waits for copies of its set."""
@@ -142,27 +156,28 @@ class Monitor:
 
     def _notify(
         self, section: Section, before: Told, problems: Iterable[Problem], *, is_set: bool
-    ) -> tuple[tuple[str, ...], str]:
-        """The keys of what people know now, and why they could not be told more.
+    ) -> tuple[dict[str, tuple[str, ...]], str]:
+        """The keys of what each of the people knows now, and why one of them could not be told more.
 
         :param is_set: whether the clock is. If not, nothing but that is certain: what else is wrong depends on the time.
         """
-        if not self._alarms.people:
-            return (), ""
         wrong = [p for p in problems if p.key != UNDELIVERED and (is_set or p.key == CLOCK)]
-        kept = [key for key in before.problems if key != CLOCK and not is_set]
-        told = [key for key in before.problems if key not in kept]
-        notice = notice_of(told, wrong, name=section.name, host=platform.node())
-        if notice is None:
-            return before.problems, ""
-        try:
-            notify(
-                self._alarms.apprise_urls, self._alarms.apprise_config, notice.title, notice.body
-            )
-        except FiredrillError as error:
-            self._warnings.append(f"{section.name}: {error}")
-            return before.problems, error.what
-        return tuple(sorted({*kept, *(problem.key for problem in wrong)})), ""
+        known, lost = {}, ""
+        for address in addresses(self._alarms.apprise_urls, self._alarms.apprise_config):
+            heard = known[address.key] = before.problems.get(address.key, ())
+            kept = [key for key in heard if key != CLOCK and not is_set]
+            told = [key for key in heard if key not in kept]
+            notice = notice_of(told, wrong, name=section.name, host=platform.node())
+            if notice is None:
+                continue
+            try:
+                notify(address, notice.title, notice.body)
+            except FiredrillError as error:
+                self._warnings.append(f"{section.name}: {error}")
+                lost = lost or error.what
+                continue
+            known[address.key] = tuple(sorted({*kept, *(problem.key for problem in wrong)}))
+        return known, lost
 
 
 def try_alarms(alarms: Alarms, section: Section) -> Report:
@@ -178,9 +193,16 @@ def try_alarms(alarms: Alarms, section: Section) -> Report:
         if url:
             ping(url, LOG, words)
             sent.append(f"the ping of the {job}")
-    if alarms.people:
-        notify(alarms.apprise_urls, alarms.apprise_config, f"firedrill: a test from {host}", words)
-        sent.append("the message")
+    lost: list[FiredrillError] = []
+    for address in addresses(alarms.apprise_urls, alarms.apprise_config):
+        try:
+            notify(address, f"firedrill: a test from {host}", words)
+            sent.append(f"the message to {address.label}")
+        except FiredrillError as error:
+            lost.append(error)
+    if lost:
+        delivered = f"Delivered were {', '.join(sent)}" if sent else "Nothing was delivered"
+        raise HostError("; ".join(one.what for one in lost), state=delivered, todo=lost[0].todo)
     if not sent:
         raise ConfigError(
             f"Nobody is told when something is wrong with {section.name}",

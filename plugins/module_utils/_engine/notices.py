@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import HostError
@@ -15,31 +17,51 @@ from .host_programs import run_program
 _TIMEOUT_S = 60.0
 
 
-def notify(urls: Sequence[str], config: Path | None, title: str, body: str) -> None:
-    """Delivers one message to every address.
+@dataclass(frozen=True)
+class Address:
+    """Who gets messages: an address of its own, or all of a file of apprise's. `label` is for messages: it holds no
+    password, as the address may."""
 
-    The addresses hold passwords: they go to the program by its environment, or lie in its own file.
+    label: str
+    url: str = field(default="", repr=False)
+    config: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from others, in a file that is to hold no password."""
+        return hashlib.sha256(f"{self.url}\0{self.config or ''}".encode()).hexdigest()[:16]
+
+
+def addresses(urls: Sequence[str], config: Path | None) -> list[Address]:
+    """Everybody who is to be told.
 
     :param urls: addresses as https://github.com/caronc/apprise/wiki lists them.
-    :param config: a file of such addresses; None for none.
-    :raises HostError: it was not delivered to all of them.
+    :param config: a file of such addresses, which are told together; None for none.
     """
-    deliveries: list[tuple[list[str], dict[str, str]]] = []
-    if urls:
-        deliveries.append(([], {"APPRISE_URLS": " ".join(urls)}))
-    if config:
-        deliveries.append(([f"--config={config}"], {"APPRISE_URLS": ""}))
-    for options, environment in deliveries:
-        ended = run_program(
-            ["apprise", f"--title={title}", *options],
-            environment=environment,
-            feed=body.encode("utf-8", "replace"),
-            timeout_s=_TIMEOUT_S,
+    found = [
+        Address(f"address {number} of apprise_urls", url) for number, url in enumerate(urls, 1)
+    ]
+    return [*found, Address(f"all addresses of {config}", config=config)] if config else found
+
+
+def notify(address: Address, title: str, body: str) -> None:
+    """Delivers one message.
+
+    Addresses hold passwords: they go to the program by its environment, or lie in its own file.
+
+    :raises HostError: it was not delivered.
+    """
+    options = [f"--config={address.config}"] if address.config else []
+    ended = run_program(
+        ["apprise", f"--title={title}", *options],
+        environment={"APPRISE_URLS": address.url},
+        feed=body.encode("utf-8", "replace"),
+        timeout_s=_TIMEOUT_S,
+    )
+    if ended.out_of_time or ended.status:
+        # What it says may hold an address, with its password.
+        within = f" within {_TIMEOUT_S:.0f} s" if ended.out_of_time else ""
+        raise HostError(
+            f"The message was not delivered to {address.label}{within}",
+            todo="Is the network up, is the address right? `firedrill alarms` tries them all",
         )
-        if ended.out_of_time or ended.status:
-            # What it says may hold an address, with its password.
-            why = f"within {_TIMEOUT_S:.0f} s" if ended.out_of_time else "to all addresses"
-            raise HostError(
-                f"The message was not delivered {why}",
-                todo="Is the network up, are the addresses right? `firedrill alarms` tries them",
-            )

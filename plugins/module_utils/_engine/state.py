@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from .attempts import Attempt, Attempts
 from .clock import is_ahead
-from .listing import Listed, list_sets
+from .filenames import stamp_of
+from .listing import Listed, is_there, list_sets
 from .model import parse_time
 from .report import LOG_NAME, read_log
 from .schedule import Schedule
-from .vault import RecoverySet
+from .vault import RecoverySet, Vault
 
 #: A drill with one of these has shown something about the backup; the others are to be repeated.
 _HELD = ("pass", "partial")
 #: Letters of what a drill found; the record has all of it.
 _LONGEST = 400
+_LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
 class Drill:
-    """The last drill in a throwaway server; `broken` says which of its promises were not kept, `culprits` only names them."""
+    """The last drill in a throwaway server of the newest set that was drilled: one of an older set, by hand, says nothing of
+    what the newer one was found to be. `broken` says which of its promises were not kept, `culprits` only names them."""
 
     verdict: str
     at: datetime
@@ -92,12 +95,13 @@ class State:
 def look(directory: Path, database: str, now: datetime) -> State:
     """Reads what is there.
 
-    :raises HostError: the directory cannot be read; one that is not there holds nothing.
+    :raises HostError: the directory cannot be read, or its disk is not mounted; one that is not there holds nothing.
     """
+    Vault(directory).require_disk()
     tries = Attempts(directory, database)
     latest = {job: tries.latest(job) for job in ("backup", "copy", "drill")}
     known = {job: attempt for job, attempt in latest.items() if attempt}
-    if not directory.exists():
+    if not is_there(directory):
         return State(tries=known)
     listed = [one for one in list_sets(directory, database) if one.database == database]
     backups = [one for one in listed if _purpose(one) == "backup"]
@@ -111,7 +115,7 @@ def look(directory: Path, database: str, now: datetime) -> State:
         sets=tuple(listed),
         doubtful=tuple(one.recovery_set.name for one in backups if one not in dated),
         incomplete=tuple("; ".join(one.shortcomings) for one in newer),
-        last_drill=_last_drill(entries),
+        last_drill=_last_drill(entries, now),
         last_pass_at=_last_pass_at(entries),
         rto_s=next((float(e["rto_s"]) for e in reversed(entries) if _number(e.get("rto_s"))), 0.0),
         tries=known,
@@ -138,10 +142,11 @@ def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and value > 0
 
 
-def _last_drill(entries: list[dict[str, Any]]) -> Drill | None:
-    for entry in reversed(entries):
-        if entry.get("target") == "live":
-            continue
+def _last_drill(entries: list[dict[str, Any]], now: datetime) -> Drill | None:
+    drills = [entry for entry in entries if entry.get("target") != "live"]
+    # Of those of one set the last one counts.
+    drills.sort(key=lambda entry: _made_at(entry, now))
+    for entry in reversed(drills):
         with contextlib.suppress(ValueError):
             at = parse_time(str(entry.get("at", "")))
             name, verdict = str(entry.get("set_name", "")), str(entry.get("verdict", ""))
@@ -151,10 +156,19 @@ def _last_drill(entries: list[dict[str, Any]]) -> Drill | None:
     return None
 
 
+def _made_at(entry: dict[str, Any], now: datetime) -> datetime:
+    """When the set of a drill was made, by its name; one whose name does not tell, or a wrong time, is older than any."""
+    made = stamp_of(str(entry.get("set_name", "")))
+    return _LONG_AGO if made is None or is_ahead(made, now) else made
+
+
 def _last_pass_at(entries: list[dict[str, Any]]) -> datetime | None:
-    passed = (entry for entry in entries if entry.get("verdict") == "pass")
-    drill = _last_drill(list(passed))
-    return drill.at if drill else None
+    """When a set last passed, whichever it was."""
+    for entry in reversed(entries):
+        if entry.get("verdict") == "pass" and entry.get("target") != "live":
+            with contextlib.suppress(ValueError):
+                return parse_time(str(entry.get("at", "")))
+    return None
 
 
 def _broken(entry: dict[str, Any]) -> list[tuple[str, str]]:

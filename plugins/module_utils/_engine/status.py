@@ -77,7 +77,11 @@ def _standing(section: Section, schedule: Schedule | None, now: datetime) -> Sta
         state = State()
         problems.append(Problem("directory", error.what))
     newest, drill = state.newest, state.last_drill
-    free = Vault(section.directory).free_bytes()
+    try:
+        free: int | None = Vault(section.directory).free_bytes()
+    except FiredrillError as error:
+        free = None
+        problems.append(Problem("directory", error.what))
     doubt = clock.doubt(now, None)
     problems += [Problem(CLOCK, doubt)] if doubt else []
     problems += _of_sets(state, schedule, now) if not problems else []
@@ -138,7 +142,7 @@ def _of_sets(state: State, schedule: Schedule | None, now: datetime) -> list[Pro
     attempt = state.tries.get("backup")
     failed = bool(attempt and attempt.failed and (at is None or iso(at) < attempt.at))
     if attempt and failed:
-        found.append(Problem("backup-failed", f"the backup of {attempt.at} failed: {attempt.msg}"))
+        found.append(Problem("backup-failed", f"the backup {attempt.words}"))
     if at is None:
         found.append(Problem("no-set", "there is no complete set"))
     elif schedule:
@@ -173,7 +177,7 @@ def _of_drills(state: State, schedule: Schedule | None, now: datetime) -> list[P
             )
         ]
     if attempt and attempt.failed and (drill is None or iso(drill.at) < attempt.at):
-        return [Problem("drill-failed", f"the drill of {attempt.at} failed: {attempt.msg}")]
+        return [Problem("drill-failed", f"the drill {attempt.words}")]
     if drill is None:
         wanted = schedule is None or schedule.drill_day > 0
         missing = state.newest and wanted
@@ -194,8 +198,8 @@ def _of_rows(section: Section, state: State, now: datetime) -> list[Problem]:
     return []
 
 
-def _of_room(state: State, free: int) -> list[Problem]:
-    if state.newest and free < _SETS_OF_ROOM * state.newest.bytes:
+def _of_room(state: State, free: int | None) -> list[Problem]:
+    if state.newest and free is not None and free < _SETS_OF_ROOM * state.newest.bytes:
         size = human_bytes(state.newest.bytes)
         words = f"little room: {human_bytes(free)} free, the newest set has {size}"
         return [Problem("little-room", words)]

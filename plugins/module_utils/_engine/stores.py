@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,11 +13,8 @@ from datetime import datetime
 from pathlib import Path
 
 from .errors import OffsiteError, SetError
-from .filenames import MANIFEST, is_dump, set_name, set_of_part
+from .filenames import MANIFEST, is_dump, set_name, set_of_part, stamp_of
 from .manifest import FileEntry, Manifest
-from .model import parse_time
-
-_STAMPED = re.compile(r".+_(?P<stamp>\d{8}_\d{6})(?:_\d+)?")
 
 
 @dataclass(frozen=True)
@@ -150,8 +145,6 @@ def far_sets(listing: Mapping[str, int]) -> list[FarSet]:
             groups.setdefault(name, {})[file] = size
     found = []
     for name, files in groups.items():
-        stamped = _STAMPED.fullmatch(name)
-        if stamped:
-            with contextlib.suppress(ValueError):
-                found.append(FarSet(name, parse_time(stamped["stamp"]), files))
+        if created := stamp_of(name):
+            found.append(FarSet(name, created, files))
     return sorted(found, key=lambda one: (one.created, one.name), reverse=True)

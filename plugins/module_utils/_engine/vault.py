@@ -11,7 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,12 +30,16 @@ from .filenames import (
     names_meant,
     set_name,
     set_of_part,
+    stamp_of,
 )
 from .keyring import Key
 from .manifest import FileEntry, Manifest
 from .model import human_bytes, iso, parse_time, utc_now
+from .mounts import FSTAB, not_mounted
+from .run import owner_lives
 
-_NAME = re.compile(r"(?P<base>.+)_(?P<stamp>\d{8}_\d{6})(?:_\d+)?")
+#: What a download from an offsite target is called while it lies beside the sets, and by whom it was begun.
+DOWNLOADS = ".offsite-"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -65,10 +69,8 @@ class RecoverySet:
         """When the dump's snapshot was taken; without a manifest by the file's name, else its time."""
         if self.manifest:
             return self.manifest.created
-        found = _NAME.fullmatch(self.name)
-        if found:
-            with contextlib.suppress(ValueError):
-                return parse_time(found["stamp"])
+        if made := stamp_of(self.name):
+            return made
         try:
             return datetime.fromtimestamp(self.path.stat().st_mtime, timezone.utc)
         except OSError:
@@ -258,8 +260,9 @@ class Vault:
     def prepare(self) -> bool:
         """Creates the directory with mode 0700; returns whether it had to.
 
-        :raises HostError: it cannot be created or is no directory.
+        :raises HostError: it cannot be created or is no directory, or its disk is not mounted.
         """
+        self.require_disk()
         try:
             made = not self.directory.exists()
             if made:
@@ -274,6 +277,16 @@ class Vault:
                 todo="Is the disk mounted, is the path right?",
             ) from error
 
+    def require_disk(self) -> None:
+        """:raises HostError: the disk of the directory is not mounted."""
+        if absent := not_mounted(self.directory):
+            raise HostError(
+                f"The disk of the backup directory {self.directory} seems not to be mounted: {absent}",
+                state="Nothing was changed",
+                todo=f"Mount it; if the sets are to lie there without a disk of their own, make {self.directory}, or take "
+                f"the disk out of {FSTAB}",
+            )
+
     def exposed(self) -> str:
         """A warning when others may look into the directory; else ""."""
         mode = stat.S_IMODE(self.directory.stat().st_mode)
@@ -282,11 +295,21 @@ class Vault:
         return ""
 
     def free_bytes(self) -> int:
-        """Free space in bytes, at the nearest parent that exists."""
+        """Free space in bytes, at the nearest parent that exists.
+
+        :raises HostError: it cannot be asked for.
+        """
         place = self.directory
-        while not place.exists():
-            place = place.parent
-        room = os.statvfs(place)
+        try:
+            while not place.exists():
+                place = place.parent
+            room = os.statvfs(place)
+        except OSError as error:
+            raise HostError(
+                f"The backup directory {self.directory} cannot be read: {error.strerror}",
+                state="Nothing was changed",
+                todo="Is its disk mounted, and well (`dmesg`)?",
+            ) from error
         return room.f_bavail * room.f_frsize
 
     @contextlib.contextmanager
@@ -443,11 +466,14 @@ class Vault:
             os.close(directory)
 
     def sweep(self) -> None:
-        """Removes hidden files of runs that were killed, on file systems that need them."""
+        """Removes what runs that were killed have left: downloads, and on file systems that need them hidden files."""
         for path in self.directory.glob(".firedrill-*.partial"):
             pid = path.name.split("-")[1]
             if not Path(f"/proc/{pid}").exists():
                 path.unlink(missing_ok=True)
+        for path in self.directory.glob(f"{DOWNLOADS}*"):
+            if not owner_lives(path.name[len(DOWNLOADS) :].replace("_", "/")):
+                shutil.rmtree(path, ignore_errors=True)
 
     def write_text(self, name: str, text: str) -> None:
         """A small file, whole or not at all."""
