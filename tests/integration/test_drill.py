@@ -41,15 +41,25 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump im
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     BusyError,
+    SetError,
     TargetError,
+    ToolError,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import Manifest
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
     Assertion,
     Freshness,
     HttpCheck,
+    Membership,
     Report,
     Target,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import (
+    LOG_NAME,
+    damaged_sets,
+    last_drills,
+    passed_sets,
+    read_log,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.sidecar import run_beside
@@ -377,6 +387,22 @@ def test_fingerprints_of_a_machine_with_another_byte_order_are_not_compared_and_
     assert any("byte order big" in said for said in report.details["not_compared"])
 
 
+def test_a_set_that_has_row_counts_only_passes_and_says_that_contents_were_not_compared(
+    plant, sets, tmp_path
+):
+    database = plant.server.create(content="CREATE TABLE t AS SELECT generate_series(1, 9) AS id")
+    plant.server.backup(sets, database, evidence="counts")
+    record = tmp_path / "drills.md"
+    report = drill(DrillRequest(plant.server.target(database), sets, record_file=record))
+    assert report.verdict == "pass", report.msg
+    assert check(report, "evidence")["reason"] == "1 tables, by their rows"
+    (said,) = report.details["not_compared"]
+    assert said == "contents of tables and large objects (the set has only their counts)"
+    assert "not compared: contents of tables" in record.read_text()
+    restored = plant.server.restore(sets, database)
+    assert restored.details["not_compared"] == [said]
+
+
 @pytest.mark.parametrize(
     "lacking", ["table", pytest.param("large objects", marks=pytest.mark.slow)]
 )
@@ -405,6 +431,57 @@ def test_without_a_set_nothing_was_tested(plant, tmp_path):
     assert report.verdict == "not_tested"
     assert str(tmp_path) in report.msg
     assert report.details["rto_s"] == 0
+
+
+def test_a_set_of_another_database_is_no_drill_of_this_one(plant, directory):
+    """Nor does it blame or clear the set."""
+    name, log = manifest_of(directory).name, directory / LOG_NAME
+
+    def said_of_sets() -> tuple[object, ...]:
+        return last_drills(log), passed_sets(log, partly=True), damaged_sets(log)
+
+    before = said_of_sets()
+    request = DrillRequest(plant.server.target("postgres"), directory, name)
+    with pytest.raises(SetError, match='is of database "shop", not of "postgres"'):
+        drill(replace(request, check=True))
+    report = drill(request)
+    assert (report.verdict, report.set_name) == ("not_tested", "")
+    assert name in report.msg
+    assert 'is of database "shop", not of "postgres". Production was not touched.' in report.msg
+    assert report.phases == {}
+    entry = read_log(log)[-1]
+    assert (entry["verdict"], entry["set_name"]) == ("not_tested", "")
+    assert said_of_sets() == before
+
+
+# -- the records -------------------------------------------------------------------------------------
+
+
+def test_a_record_that_cannot_be_written_costs_nobody_the_log(plant, directory):
+    report = plant.drill(directory, source="no_such", record_file=directory)
+    assert report.verdict == "not_tested"
+    assert read_log(directory / LOG_NAME)[-1]["at"] == report.details["at"]
+    (said,) = report.warnings
+    assert f"The record {directory} cannot be written" in said
+
+
+def test_a_log_that_cannot_be_written_costs_nobody_the_record(plant, directory):
+    record = directory / "drills.md"
+    report = plant.drill(directory, source="no_such", record_file=record, log_file=directory)
+    assert report.details["record"] in record.read_text()
+    (said,) = report.warnings
+    assert f"The record {directory} cannot be written" in said
+
+
+def test_a_log_that_was_named_is_made_with_its_directory_or_that_is_told(plant, tmp_path):
+    log = tmp_path / "var" / "log.jsonl"
+    plant.drill(tmp_path / "nowhere", log_file=log)
+    assert len(read_log(log)) == 1
+    # Without a name there is none where there is no backup directory.
+    assert not (tmp_path / "nowhere").exists()
+    report = plant.drill(tmp_path, log_file=log / "below.jsonl")
+    (said,) = report.warnings
+    assert str(log / "below.jsonl") in said
 
 
 # -- the backup is bad -------------------------------------------------------------------------------
@@ -454,6 +531,50 @@ def test_a_false_assertion_and_an_old_set_are_a_bad_backup_and_both_are_named(pl
     assert "2026-01-01" in reason
     assert "every user" not in reason
     assert check(report, "evidence")["status"] == "ok"
+
+
+def test_properties_that_no_restore_could_set_are_a_bad_backup_in_the_words_of_the_restore(
+    plant, directory
+):
+    known = manifest_of(directory).properties
+    refused = replace(known, settings=(*known.settings, ("", "no_such_setting=1")))
+    rewrite(directory, properties=refused)
+    report = plant.drill(directory)
+    assert report.verdict == "backup_bad", report.msg
+    assert "Properties of the database could not be set: " in report.msg
+    assert "no_such_setting" in report.msg
+    with pytest.raises(ToolError) as failure:
+        # Where there is none yet, and no live one to be like.
+        plant.server.restore(directory, "shop_again", source=report.set_name, force=True)
+    said = "Properties of the database could not be set: "
+    assert failure.value.what.startswith(said)
+
+
+def test_what_a_throwaway_server_cannot_have_is_not_missed_and_other_roles_settings_are(
+    plant, directory
+):
+    """It has no tablespace, and no role that the database does not need."""
+    known = manifest_of(directory)
+    kept = ("temp_tablespaces=fast", "temp_tablespaces=fast, slow")
+    properties = replace(
+        known.properties,
+        settings=(*known.properties.settings, ("", kept[0]), ("keeper", kept[1])),
+    )
+    keeper = next(role for role in known.roles if role.name == "keeper")
+    keeper = replace(
+        keeper,
+        settings=("temp_tablespaces=fast", "no_such_setting=1"),
+        member_of=(Membership("bystander", admin=True), Membership("pg_monitor")),
+    )
+    roles = tuple(keeper if role.name == "keeper" else role for role in known.roles)
+    rewrite(directory, properties=properties, roles=roles)
+    report = plant.drill(
+        directory,
+        assertions=(Assertion("SELECT pg_has_role('keeper', 'pg_monitor', 'MEMBER')", "joined"),),
+    )
+    assert report.verdict == "pass", report.msg
+    (said,) = report.warnings
+    assert said.startswith("role keeper has not got its setting no_such_setting: ")
 
 
 @pytest.mark.slow

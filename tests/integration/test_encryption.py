@@ -525,6 +525,9 @@ def test_a_key_is_proved_by_opening_the_newest_set_and_the_proof_grows_old(
     with pytest.raises(LockedError):
         prove(stranger.private)
     assert last_proof(sets, database) is None
+    foretold = check_key(request(server, database, sets, identity=pair.private), note=False)
+    assert (foretold.verdict, foretold.changed) == ("intact", True)
+    assert last_proof(sets, database) is None
     report = prove(pair.private)
     assert (report.verdict, report.changed) == ("intact", True)
     proof = last_proof(sets, database)

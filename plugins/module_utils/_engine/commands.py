@@ -284,22 +284,35 @@ class Command:
         )
 
     def _drill(self) -> Iterator[Task]:
-        return self._each(lambda section, progress: drill(section.drill(**self._changes), progress))
+        # What is live goes by no set.
+        sections = self._sections if self._options.live else self._meant()
+        return self._each(
+            lambda section, progress: drill(section.drill(**self._changes), progress), sections
+        )
 
     def _verify(self) -> Iterator[Task]:
         if self._options.all:
             return iter(self._verify_all())
-        source, sections = self._options.source or "latest", self._sections
-        if len(sections) > 1 and not _is_relative(source):
-            sections = [_owner(sections, source)]
         return self._each(
-            lambda section, progress: verify(section.verify(**self._changes), progress), sections
+            lambda section, progress: verify(section.verify(**self._changes), progress),
+            self._meant(),
         )
 
     def _keycheck(self) -> Iterator[Task]:
         return self._each(
-            lambda section, progress: check_key(section.verify(**self._changes), progress)
+            lambda section, progress: check_key(section.verify(**self._changes), progress),
+            self._meant(),
         )
+
+    def _meant(self) -> list[Section]:
+        """The databases that were asked for; of a set that was named, the one that it is of.
+
+        :raises SetError: none of them has it.
+        """
+        source, sections = self._options.source or "latest", self._sections
+        if len(sections) > 1 and not _is_relative(source):
+            return [_owner(sections, source)]
+        return sections
 
     def _verify_all(self) -> list[Task]:
         if self._options.source:

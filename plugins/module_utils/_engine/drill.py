@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import checks, report
 from .access import Access, access_by_image, open_access
-from .catalog import apply_properties, create_database, drop_database
+from .catalog import create_database, drop_database
 from .errors import (
     AbsentError,
     FiredrillError,
@@ -29,7 +29,7 @@ from .fetch import Located, locate
 from .journal import Entry, Journal
 from .keyproofs import Proof, note_proof
 from .keyring import Key, identity_of, open_key
-from .load import analyze, check_evidence, load
+from .load import check_evidence, finish, load
 from .manifest import Manifest
 from .model import (
     Assertion,
@@ -39,13 +39,14 @@ from .model import (
     Freshness,
     HttpCheck,
     Report,
+    Role,
     Target,
     iso,
     utc_now,
 )
 from .preflight import examine_set
 from .programs import major_of
-from .roles import create_roles
+from .roles import create_roles, missing
 from .run import Progress, Run, Signalled
 from .scratch import scratch
 from .sealed import unseal
@@ -175,6 +176,7 @@ def _find(run: Run, request: DrillRequest, found: _Findings) -> tuple[Access, Lo
         run, Vault(request.directory), request.source, target.database, request.offsite
     )
     recovery_set = located.recovery_set
+    _require_owner(recovery_set, target.database)
     found.set_name, found.path = recovery_set.name, str(recovery_set.path)
     found.encrypted = recovery_set.locked
     found.warnings += located.warnings
@@ -189,6 +191,17 @@ def _find(run: Run, request: DrillRequest, found: _Findings) -> tuple[Access, Lo
             + (f"; {source.host} is not told" if source.host != platform.node() else "")
         )
     return access, located
+
+
+def _require_owner(recovery_set: RecoverySet, database: str) -> None:
+    """:raises SetError: the set is of another database, of which a drill would go on record as one of this."""
+    of = recovery_set.manifest.database if recovery_set.manifest else database
+    if of != database:
+        raise SetError(
+            f'The dump {recovery_set.path} is of database "{of}", not of "{database}"',
+            state="Production was not touched",
+            todo=f'Drill it as database "{of}", or name a set of "{database}"',
+        )
 
 
 def _validate(request: DrillRequest) -> None:
@@ -269,18 +282,17 @@ def _restore_into(
     run, name = inside.run, manifest.database
     with inside.server.maintenance(name) as session:
         here = [row[0] for row in session.query("SELECT rolname FROM pg_roles")]
-        wanted = [
-            role for role in manifest.roles if role.named_by_database and role.name not in here
-        ]
         # Some objects only a superuser may own, and in there the right gains nobody anything.
-        create_roles(session, wanted, superusers=True, passwords=False)
+        found.warnings += create_roles(
+            session, _roles_possible(manifest, here), superusers=True, passwords=False
+        )
         drop_database(session, name)
-        create_database(session, name, _without_tablespace(manifest))
+        properties = _properties_possible(manifest)
+        create_database(session, name, properties)
         with run.phase("load"):
             load(inside, recovery_set, name, jobs=request.jobs)
         with run.phase("analyze"):
-            apply_properties(session, name, _without_tablespace(manifest))
-            analyze(inside, name)
+            finish(inside, name, properties)
         with inside.server.session(name) as fresh:
             version = str(fresh.value("SELECT version()"))
     found.results.append(CheckResult("server", "version", "ok", version))
@@ -290,8 +302,30 @@ def _restore_into(
     found.results.append(_evidence_result(found.comparison, manifest))
 
 
-def _without_tablespace(manifest: Manifest) -> DatabaseProperties:
-    return replace(manifest.properties, tablespace="pg_default")
+def _properties_possible(manifest: Manifest) -> DatabaseProperties:
+    """Those of the set, as far as a server without tablespaces can have them."""
+    found = manifest.properties
+    settings = tuple(entry for entry in found.settings if _is_possible(entry[1]))
+    return replace(found, tablespace="pg_default", settings=settings)
+
+
+def _roles_possible(manifest: Manifest, here: list[str]) -> list[Role]:
+    """The roles that the database needs, as far as a server without tablespaces and any further role can have them."""
+    wanted = missing(manifest.roles, here)
+    known = {*here, *(role.name for role in wanted)}
+    return [
+        replace(
+            role,
+            settings=tuple(filter(_is_possible, role.settings)),
+            member_of=tuple(entry for entry in role.member_of if entry.group in known),
+        )
+        for role in wanted
+    ]
+
+
+def _is_possible(setting: str) -> bool:
+    # Of all settings that name a tablespace the server refuses this one when there is none of that name.
+    return setting.partition("=")[0].lower() != "temp_tablespaces"
 
 
 def _evidence_result(comparison: Comparison, manifest: Manifest) -> CheckResult:
@@ -303,7 +337,8 @@ def _evidence_result(comparison: Comparison, manifest: Manifest) -> CheckResult:
         unread = "; ".join(comparison.unread[:10])
         reason = f"{comparison.compared} tables are equal, not compared: {unread}"
         return CheckResult("evidence", "equal", "partial", reason)
-    return CheckResult("evidence", "equal", "ok", f"{comparison.compared} tables")
+    how = ", by their rows" if manifest.evidence.level == "counts" else ""
+    return CheckResult("evidence", "equal", "ok", f"{comparison.compared} tables{how}")
 
 
 def _check_data(
@@ -437,15 +472,18 @@ def _outcome(run: Run, request: DrillRequest, found: _Findings) -> Report:
 
 
 def _record(request: DrillRequest, outcome: Report, found: _Findings) -> None:
-    """Writes the records; a record that cannot be written never changes the verdict."""
+    """Writes the records; one that cannot be written changes neither the verdict nor the other."""
     try:
-        if request.record_file:
-            outcome.details["record"] = report.append_record(request.record_file, outcome.public)
         if found.set_name and not request.log_file:
             # A host that only drills has no sets of its own.
             Vault(request.directory).prepare()
         log_file = request.log_file or request.directory / report.LOG_NAME
-        if log_file.parent.is_dir():
+        if request.log_file or log_file.parent.is_dir():
             report.append_json(log_file, outcome.public)
     except FiredrillError as error:
-        outcome.warnings.append(f"the drill was not recorded: {error}")
+        outcome.warnings.append(f"the drill was not noted in the log: {error}")
+    if request.record_file:
+        try:
+            outcome.details["record"] = report.append_record(request.record_file, outcome.public)
+        except FiredrillError as error:
+            outcome.warnings.append(f"the drill was not recorded: {error}")

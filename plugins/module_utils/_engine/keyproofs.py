@@ -66,7 +66,7 @@ def check_key(
 
     The verdict is that of verify(); only `intact` is noted.
 
-    :param note: whether it is to be noted; what is read and said is the same.
+    :param note: whether it is to be noted; what is read and reported is the same.
     :raises ConfigError: no private key was given.
     :raises LockedError: it opens nothing here.
     :raises SetError: there is no such set, or it is not encrypted.
@@ -91,7 +91,8 @@ def check_key(
     if note:
         recipients, keys = (tuple(report.details[name]) for name in ("recipients", "keys"))
         note_proof(request.directory, report.database, Proof.now(report.set_name, recipients, keys))
-        report.changed = True
+    # Without a note it is what one would change.
+    report.changed = True
     whose = ", ".join(report.details["keys"]) or "one whose public part is not told"
     report.msg = f"The private key opens the set ({whose}). {report.msg}"
     return report

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .access import Access
+from .catalog import apply_properties
 from .errors import ConfigError, MismatchError, ToolError
 from .evidence import collect, compare
 from .manifest import Manifest
-from .model import Comparison, SqlScript
+from .model import Comparison, DatabaseProperties, SqlScript
 from .programs import MAGIC
 from .relay import read_inside
 from .sealed import archive_of
@@ -89,6 +90,19 @@ def require_equal(comparison: Comparison, name: str) -> None:
         + (f"; and {more} more" if more > 0 else ""),
         todo="Use another set",
     )
+
+
+def finish(access: Access, name: str, properties: DatabaseProperties) -> None:
+    """Gives the loaded database `name` its properties, and the planner statistics.
+
+    :raises ToolError: naming the properties that the server refused.
+    """
+    # From inside, so that the comment gets the database's own encoding.
+    with access.server.session(name) as inside:
+        refused = apply_properties(inside, name, properties)
+    if refused:
+        raise ToolError(f"Properties of the database could not be set: {'; '.join(refused)}")
+    analyze(access, name)
 
 
 def analyze(access: Access, name: str) -> None:

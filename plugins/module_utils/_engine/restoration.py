@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from .access import Access
-from .catalog import apply_properties
 from .dump import BackupRequest, backup_with
-from .errors import RefusedError, ToolError
+from .errors import RefusedError
 from .evidence import collect
 from .journal import Entry, Journal
 from .keyring import Key
-from .load import analyze, check_evidence, load, require_equal, run_scripts
+from .load import check_evidence, finish, load, require_equal, run_scripts
 from .model import Comparison, DatabaseProperties, Encryption, SqlScript, Target
 from .preflight import Plan
 from .recipients import prepare
@@ -147,14 +146,7 @@ class Restoration:
             with run.phase("count"):
                 self.rows_after = collect(access.server, name, "counts").counts()
         with run.phase("analyze"):
-            # From inside, so that the comment gets the database's own encoding.
-            with access.server.session(name) as inside:
-                refused = apply_properties(inside, name, properties)
-            if refused:
-                raise ToolError(
-                    f"Properties of the database could not be set: {'; '.join(refused)}"
-                )
-            analyze(access, name)
+            finish(access, name, properties)
         return comparison
 
 
