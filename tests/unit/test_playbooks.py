@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jinja2 import Template
+from recovery_sets import lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
     parse_time,
@@ -173,7 +175,7 @@ def test_a_host_with_something_of_the_project_is_refused(
     host.docker(ANSWERS, *there)
     told = host.told()
     assert "containers or volumes of the project ai-fsm already, so it is not blank" in told
-    assert "firedrill.postgres.restore -e dump=" in told
+    assert "`ansible-playbook firedrill.postgres.restore -e dump=... --limit localhost`" in told
 
 
 @pytest.mark.parametrize(
@@ -209,6 +211,7 @@ def test_another_command_is_refused_once_a_set_was_restored(host: Host) -> None:
             in told
         )
         assert f"remove {host.place}/recovering" in told
+        assert "`ansible-playbook firedrill.postgres.provision --limit localhost`" in told
     told = host.told("latest", firedrill_dump_host="nas", firedrill_database="wiki")
     assert "of database ai_fsm with" in told
 
@@ -349,3 +352,320 @@ def test_files_that_a_configuration_of_rclone_names_are_known(tmp_path: Path) ->
     assert "ours.known_hosts" not in named
     found = computed(tmp_path, "_engine_rclone_files | join(' ')", firedrill_offsite=targets)
     assert found == "/root/.config/rclone/rclone.conf /root/named.conf"
+
+
+# -- a set from another host: what runs as the user who logs in, and not as root
+
+FROM_HOST = """
+- hosts: pi
+  gather_facts: false
+  tasks:
+    - ansible.builtin.set_fact: {_recover_wanted: latest, _recover_known: {}}
+    - ansible.builtin.import_role: {name: firedrill.postgres.recover, tasks_from: set}
+"""
+#: As sudo, but only its options are not the same to it: nobody becomes another one.
+BECOME = """#!/bin/sh
+printf '%s\\n' "$*" >>{log}
+while [ "$1" != /bin/sh ]; do shift; done
+exec "$@"
+"""
+
+
+def test_an_inventory_in_which_hosts_become_root_does_not_make_root_of_everybody(
+    tmp_path: Path,
+) -> None:
+    far = tmp_path / "far"
+    far.mkdir()
+    held = lay_out(far)
+    become = tmp_path / "become"
+    become.write_text(BECOME.format(log=tmp_path / "log"), encoding="utf-8")
+    become.chmod(0o755)
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    becomes = {
+        "ansible_become": True,
+        "ansible_become_user": "nobody",
+        "ansible_become_exe": str(become),
+    }
+    hosts = {"pi": here, "nas": {**here, **becomes}, "localhost": {**here, **becomes}}
+    inventory = tmp_path / "inventory.json"
+    inventory.write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
+    play = tmp_path / "play.yml"
+    play.write_text(FROM_HOST, encoding="utf-8")
+    settings = {
+        # What runs as another one is then known by the file of its module.
+        "ansible_pipelining": False,
+        "firedrill_database": "shop",
+        "firedrill_dump": "latest",
+        "firedrill_dump_host": "nas",
+        "firedrill_dump_dir": str(far),
+        "firedrill_backup_dir": str(tmp_path / "near"),
+    }
+    done = played(str(play), "-i", str(inventory), "-e", json.dumps(settings))
+    assert "Look whether it came whole" in done.stdout, done.stdout
+    # Only root may write for root.
+    assert done.returncode == 0 or os.geteuid() != 0, done.stdout
+    log = (tmp_path / "log").read_text(encoding="utf-8")
+    ran = re.findall(r"AnsiballZ_(\w+)\.py", log)
+    # Who logs in is what `id -un` says there, and only what he may read comes to the controller.
+    assert "command" not in ran
+    assert ran.count("slurp") == 1
+    # The private places: one is on the other host, which root makes and removes.
+    assert ran.count("tempfile") == 1
+    assert ran.count("file") == 2
+    assert held.name in " ".join(done.stdout.split())
+
+
+# -- hosts that are asked for by --limit
+
+GONE = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_user": "pi"}
+
+
+def inventory_of(place: Path, **groups: dict[str, object]) -> tuple[str, ...]:
+    """Arguments that name an inventory with these groups of hosts."""
+    file = place / "inventory.json"
+    content = {name: {"hosts": hosts} for name, hosts in groups.items()}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return ("-i", str(file))
+
+
+@pytest.mark.parametrize("limit", ["gone", "no_sudo", "gone:here", ""])
+def test_the_table_has_the_hosts_that_were_asked_for(tmp_path: Path, limit: str) -> None:
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    # It fails before anything of the host is asked.
+    no_sudo = {**local, "ansible_become": True, "ansible_become_method": "nonsense"}
+    hosts = {"gone": GONE, "here": local, "no_sudo": no_sudo}
+    # A controller whose user may not become root writes the file all the same.
+    others = {"localhost": {**local, "ansible_become": True, "ansible_become_method": "nonsense"}}
+    arguments = inventory_of(tmp_path, firedrill=hosts, others=others)
+    file = tmp_path / "status.json"
+    asked = ("--limit", limit) if limit else ()
+    play = played("status.yml", *arguments, *asked, "-e", f"status_file={file}")
+    assert play.returncode == 0, play.stdout
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    assert sorted(row["host"] for row in rows) == sorted(limit.split(":") if limit else hosts)
+    assert all(row["problems"] for row in rows)
+    assert play.stdout.count("NEWEST SET") == 1
+
+
+def test_a_limit_that_leaves_no_host_is_no_success(tmp_path: Path) -> None:
+    arguments = inventory_of(tmp_path, firedrill={"pi4": GONE}, others={"pi9": GONE})
+    refused = played("drill.yml", *arguments, "--limit", "pi9")
+    told = " ".join(refused.stdout.split())
+    assert refused.returncode != 0, told
+    assert '`--limit pi9` leaves none of the hosts in "firedrill"' in told
+    assert "so nothing was done" in told
+    # One that leaves a host goes on to it, whatever else it names.
+    reached = played("drill.yml", *arguments, "--limit", "pi9,pi4")
+    assert "fatal: [pi4]" in reached.stdout
+    assert "leaves none" not in reached.stdout
+
+
+BACK = f"""
+- hosts: pi4
+  gather_facts: false
+  vars_files: [{ROOT}/roles/restore/vars/main.yml]
+  tasks:
+    - ansible.builtin.debug: {{msg: "Back: {{{{ _restore_back }}}}"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("done", "command"),
+    [
+        ({"previous": "shop_before"}, "firedrill.postgres.rollback --limit pi4"),
+        ({"safety_set": "shop_1"}, "firedrill.postgres.restore -e dump=shop_1 --limit pi4"),
+    ],
+)
+def test_the_way_back_is_that_of_one_host(
+    tmp_path: Path, done: dict[str, str], command: str
+) -> None:
+    (tmp_path / "play.yml").write_text(BACK, encoding="utf-8")
+    arguments = inventory_of(tmp_path, firedrill={"pi4": GONE, "pi5": GONE})
+    given = json.dumps({"_restore_done": done})
+    play = played(str(tmp_path / "play.yml"), *arguments, "-e", given)
+    assert f"Back: {command}" in " ".join(play.stdout.split())
+
+
+def test_several_hosts_are_not_rolled_back_by_accident(tmp_path: Path) -> None:
+    arguments = inventory_of(tmp_path, firedrill={"pi4": GONE, "pi5": GONE})
+    refused = played("rollback.yml", *arguments)
+    told = " ".join(refused.stdout.split())
+    assert refused.returncode != 0
+    assert "Which host? Nothing was touched. These are 2 (pi4, pi5)" in told
+    assert "Swap the database back" not in told
+    assert "Look whether the last restore" not in told
+    for meant in (("--limit", "pi4"), ("-e", "all_hosts=true")):
+        play = played("rollback.yml", *arguments, *meant)
+        # It goes on to the role, which misses the name of the database.
+        assert "Which host?" not in play.stdout
+        assert "firedrill_database" in play.stdout
+
+
+# -- the cron table
+
+
+def run_by_cron(place: Path) -> list[str]:
+    """Runs each line of the table as cron would, and gives what the command was called with."""
+    template = ROOT / "roles" / "schedule" / "templates" / "cron.j2"
+    settings = {
+        "_schedule_backup": ["02", "00"],
+        "_schedule_drill": ["03", "30"],
+        "_schedule_catch_up": 27,
+        "firedrill_drill_day": 1,
+    }
+    table = Template(template.read_text(encoding="utf-8")).render(**settings)
+    program = place / "firedrill"
+    program.write_text(f'#!/bin/sh\necho said "$@"\necho "$@" >>{place}/called\n', encoding="utf-8")
+    program.chmod(0o755)
+    table = table.replace("/usr/local/bin/firedrill", str(program))
+    table = table.replace("/var/log/firedrill", str(place / "log"))
+    # Who tests need not be root.
+    table = table.replace("-o root -g adm", f"-o {os.geteuid()} -g {os.getegid()}")
+    values: dict[str, str] = {}
+    (place / "called").write_text("", encoding="utf-8")
+    for line in table.splitlines():
+        assert len(line) < 1000
+        if found := re.match(r"([A-Z]+)=(.*)", line):
+            values[found[1]] = found[2]
+        elif found := re.match(r"(?:@reboot|(?:\S+ ){4}\S+) root (.*)", line):
+            # cron makes a line break of it.
+            assert "%" not in found[1]
+            subprocess.run([values["SHELL"], "-c", found[1]], env=values, check=True)
+    return (place / "called").read_text(encoding="utf-8").splitlines()
+
+
+CALLED = ["due", "due", "due", "settle --wait 600", "due"]
+
+
+def test_cron_writes_to_the_log_and_makes_its_directory_anew(tmp_path: Path) -> None:
+    for number in (1, 2):
+        assert run_by_cron(tmp_path) == CALLED
+        said = (tmp_path / "log" / "backup.log").read_text(encoding="utf-8").splitlines()
+        assert said == [f"said {words}" for words in CALLED] * number
+    assert (tmp_path / "log").stat().st_mode & 0o7777 == 0o750
+
+
+def test_cron_runs_the_command_where_there_can_be_no_log(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("no directory\n", encoding="utf-8")
+    assert run_by_cron(tmp_path) == CALLED
+
+
+# -- an engine that is not of the distribution, and does not answer
+
+ENGINE = """
+- hosts: localhost
+  gather_facts: false
+  environment: {PATH: "{{ test_place }}/bin"}
+  tasks:
+    - ansible.builtin.include_role: {name: firedrill.postgres.docker_host, tasks_from: "{{ test_tasks }}"}
+    - ansible.builtin.debug: {msg: "It goes on"}
+"""
+#: It answers once it was started, when that is possible.
+ANSWERS_LATER = """#!/bin/sh
+if [ -e "$PLACE/started" ]; then echo 28.1.1; else echo 'Cannot connect. Is it running?' >&2; exit 1; fi
+"""
+STARTS = """#!/bin/sh
+[ "$1" = start ] || exit 0
+echo "$*" >>"$PLACE/asked"
+[ -n "$STARTS" ] && : >"$PLACE/started"
+"""
+PACKAGES = """#!/bin/sh
+printf "$PACKAGES"
+exit 1
+"""
+
+
+class Engine:
+    """A host with Docker programs and packages, none of them real."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        (place / "bin").mkdir()
+        (place / "bin" / "timeout").symlink_to(str(shutil.which("timeout")))
+        (place / "play.yml").write_text(ENGINE, encoding="utf-8")
+
+    def has(self, name: str, script: str, **values: str) -> None:
+        given = {"PLACE": str(self.place), **values}
+        lines = "".join(f"{key}={shlex.quote(value)}\n" for key, value in given.items())
+        program = self.place / "bin" / name
+        program.write_text(script.replace("\n", f"\n{lines}", 1), encoding="utf-8")
+        program.chmod(0o755)
+
+    def has_docker(self, packages: str, daemon: bool, starts: str) -> None:
+        self.has("docker", ANSWERS_LATER)
+        self.has("systemctl", STARTS, STARTS=starts)
+        self.has("dpkg-query", PACKAGES, PACKAGES=packages)
+        if daemon:
+            self.has("dockerd", "#!/bin/sh\n")
+
+    def played(self, tasks: str, *arguments: str) -> str:
+        settings = {
+            "test_place": str(self.place),
+            "test_tasks": tasks,
+            "firedrill_docker_log_max_size": "",
+            "_docker_daemons": [str(self.place / "bin" / "dockerd")],
+        }
+        play = played(str(self.place / "play.yml"), *arguments, "-e", json.dumps(settings))
+        told = " ".join(play.stdout.split())
+        assert ("It goes on" in told) == (play.returncode == 0), told
+        return told
+
+    def was_asked_to_start(self) -> bool:
+        return (self.place / "asked").exists()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("packages", "daemon"),
+    [
+        (r"docker-ce installed\n", True),
+        (r"docker-ce half-configured\ndocker.io config-files\n", False),
+        ("", True),
+    ],
+)
+def test_an_engine_of_somebody_else_that_does_not_start_is_not_replaced(
+    engine: Engine, packages: str, daemon: bool
+) -> None:
+    engine.has_docker(packages, daemon, starts="")
+    told = engine.played("other")
+    assert engine.was_asked_to_start()
+    name = "docker-ce" if packages else f"{engine.place}/bin/dockerd"
+    assert f"This host has a Docker engine of its own ({name})" in told
+    assert "does not answer (Cannot connect. Is it running?)" in told
+    assert "Nothing was installed or changed" in told
+    assert "systemctl status docker" in told
+
+
+def test_an_engine_of_somebody_else_that_was_stopped_is_started(engine: Engine) -> None:
+    engine.has_docker(r"docker-ce installed\n", daemon=True, starts="yes")
+    told = engine.played("other")
+    assert "changed=1" in told
+    assert engine.was_asked_to_start()
+
+
+@pytest.mark.parametrize(
+    ("packages", "daemon"),
+    [
+        (r"docker.io installed\n", True),
+        (r"docker.io half-configured\n", True),
+        (r"docker-ce config-files\n", False),
+    ],
+)
+def test_no_engine_and_that_of_the_distribution_are_left_to_what_installs_it(
+    engine: Engine, packages: str, daemon: bool
+) -> None:
+    engine.has_docker(packages, daemon, starts="yes")
+    engine.played("other")
+    assert not engine.was_asked_to_start()
+
+
+def test_check_mode_starts_no_engine_and_would_install_none(engine: Engine) -> None:
+    engine.has_docker(r"docker-ce installed\n", daemon=True, starts="yes")
+    told = engine.played("main", "--check")
+    assert not engine.was_asked_to_start()
+    assert "would be started" in told
+    assert "Install the packages" not in told
