@@ -47,7 +47,8 @@ options:
     description:
       - Which set is restored. Required if O(state=restored).
       - V(latest) is the newest complete set of O(database) in O(backup_dir). One with a date in the future, made while a clock
-        was wrong, is passed over with a warning unless there is no other.
+        was wrong, is passed over with a warning unless there is no other. Where other containers have sets of a database of that
+        name there, it is the newest of this one, or of the only other that has made any.
       - V(before:) and a time, as in V(before:2026-02-19T12:00:00Z), is the newest complete set from before that time. After an
         accident the newest set may be a dump of the accident.
       - A timestamp as in V(20260219_020000) or a file name is looked up in O(backup_dir).

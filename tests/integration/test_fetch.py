@@ -35,7 +35,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger 
     Ledger,
     unconfirmed,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import utc_now
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    Target,
+    utc_now,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.offsite import (
     CopyRequest,
     copy_sets,
@@ -70,7 +73,7 @@ class Far:
     def find(self, wanted: str) -> Located:
         with Run("test") as run:
             vault = Vault(self.room / "sets")
-            return locate(run, vault, f"offsite:{wanted}", "shop", self.offsite)
+            return locate(run, vault, f"offsite:{wanted}", Target("shop"), self.offsite)
 
 
 @pytest.fixture
@@ -171,7 +174,7 @@ class Two:
         """Brings the set here, and gives the warnings. `meanwhile` is after it was found."""
         with Run("test") as run:
             vault = Vault(self.room / "sets")
-            located = locate(run, vault, f"offsite:{wanted}", "shop", self.offsite)
+            located = locate(run, vault, f"offsite:{wanted}", Target("shop"), self.offsite)
             assert located.warnings == ()
             meanwhile()
             warnings: list[str] = []
@@ -288,7 +291,9 @@ def test_the_sealed_part_is_taken_from_another_target_too(tmp_path: Path) -> Non
     damage(two.first / two.set.sealed.name)
     warnings: list[str] = []
     with Run("test") as run, open_key(run, "") as key:
-        located = locate(run, Vault(tmp_path / "sets"), "offsite:latest", "shop", two.offsite)
+        located = locate(
+            run, Vault(tmp_path / "sets"), "offsite:latest", Target("shop"), two.offsite
+        )
         # It came: what is wrong is only that there is no key.
         with pytest.raises(LockedError):
             located.opened(key, warnings)

@@ -172,9 +172,7 @@ def _find(run: Run, request: DrillRequest, found: _Findings) -> tuple[Access, Lo
         refusal = error
     if request.live and access:
         return access, None
-    located = locate(
-        run, Vault(request.directory), request.source, target.database, request.offsite
-    )
+    located = locate(run, Vault(request.directory), request.source, target, request.offsite)
     recovery_set = located.recovery_set
     _require_owner(recovery_set, target.database)
     found.set_name, found.path = recovery_set.name, str(recovery_set.path)

@@ -21,7 +21,7 @@ from .filenames import MANIFEST, names_meant
 from .keyring import Key
 from .ledger import DAMAGED, Ledger
 from .manifest import FileEntry, Manifest
-from .model import human_bytes, iso, utc_now
+from .model import Target, human_bytes, iso, utc_now
 from .remotes import store_of
 from .run import Run, owner_mark
 from .sealed import unseal
@@ -168,7 +168,7 @@ def _bring_from(store: Store, entry: FileEntry, path: Path) -> None:
         )
 
 
-def locate(run: Run, vault: Vault, source: str, database: str, offsite: Offsite) -> Located:
+def locate(run: Run, vault: Vault, source: str, target: Target, offsite: Offsite) -> Located:
     """The set that `source` means: as Vault.resolve() says, or `offsite:` and one of `latest`, `before:<time>`, a name
     or a timestamp, with a target and a slash before it where only that one is meant. `latest` and `before:` mean a set
     that this host has made; where it has made none, one of the only host that has, with a warning.
@@ -178,9 +178,9 @@ def locate(run: Run, vault: Vault, source: str, database: str, offsite: Offsite)
     :raises ConfigError: there is no such target, or the time cannot be read.
     """
     if source.startswith(FAR):
-        return _Search(run, vault, source, database, offsite).find()
-    found = vault.resolve(source, database)
-    return Located(found, tuple(vault.passed_over(found, database)) if source == "latest" else ())
+        return _Search(run, vault, source, target.database, offsite).find()
+    found = vault.resolve(source, target.database, target)
+    return Located(found, tuple(vault.passed_over(found, target)) if source == "latest" else ())
 
 
 #: Something, and the target at which it is.

@@ -52,6 +52,11 @@ class Source:
     superuser: str
     byte_order: str = sys.byteorder
 
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """What tells it from other servers: Compose's service, which keeps its name when its container gets another."""
+        return (self.project, self.service) if self.service else (self.container,)
+
 
 @dataclass(frozen=True)
 class Manifest:

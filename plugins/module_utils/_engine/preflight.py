@@ -363,7 +363,11 @@ def _compare_with_earlier(plan: Plan, vault: Vault, database: str) -> None:
     manifest = plan.manifest
     if manifest is None:
         return
-    manifests = {one.name: one.manifest for one in vault.sets(database) if one.manifest}
+    manifests = {
+        one.name: one.manifest
+        for one in vault.sets(database)
+        if one.manifest and one.manifest.source.origin == manifest.source.origin
+    }
     known = [Candidate.of(one) for one in manifests.values()]
     before = backup_before(known, Candidate.of(manifest))
     plan.earlier = manifests[before.name] if before else None

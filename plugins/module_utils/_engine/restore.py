@@ -80,7 +80,7 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
         killed = work.journal.unfinished()
         if killed and not request.check:
             work.notes += settle(work.access, work.journal)
-        located = locate(run, work.vault, request.source, work.database, request.offsite)
+        located = locate(run, work.vault, request.source, request.target, request.offsite)
         work.notes += located.warnings
         known = located.opened(work.key, work.notes) if work.key.method else located.recovery_set
         present = _already_there(work, known)

@@ -34,7 +34,7 @@ from .filenames import (
 )
 from .keyring import Key
 from .manifest import FileEntry, Manifest
-from .model import human_bytes, iso, parse_time, utc_now
+from .model import Target, human_bytes, iso, parse_time, utc_now
 from .mounts import FSTAB, not_mounted
 from .run import owner_lives
 
@@ -181,6 +181,24 @@ def newest_backup(sets: Iterable[RecoverySet], before: datetime | None) -> Recov
     return max(found, key=lambda one: (one.created, one.name), default=None)
 
 
+def is_of(recovery_set: RecoverySet, target: Target) -> bool:
+    """Whether a set was dumped from the target's container, or service: other containers may have a database of that name.
+    Where nothing names a container, it is."""
+    if recovery_set.manifest is None:
+        return False
+    source = recovery_set.manifest.source
+    if target.container:
+        return source.container == target.container
+    named = (target.project, target.service)
+    return named == ("", "") or (source.project, source.service) == named
+
+
+def origins(sets: Iterable[RecoverySet]) -> list[str]:
+    """The containers that sets were dumped from; one that Compose has made anew under another name is the same."""
+    sources = [one.require_manifest().source for one in sets]
+    return sorted({source.origin: source.container for source in reversed(sources)}.values())
+
+
 def set_of_future(name: str, created: datetime) -> str:
     """In words: why `latest` does not mean that set."""
     return f"{name} was passed over: its date {iso(created)} is in the future, was a clock wrong?"
@@ -238,16 +256,25 @@ class HashingFile:
         return FileEntry(name, self.bytes, self._digest.hexdigest())
 
     def publish(self, name: str) -> None:
-        """Gives the file its name; never replaces another."""
+        """Gives the file its name; never replaces another. Whoever calls holds the directory's lock."""
+        here = self._directory
         if self._hidden:
-            os.link(self._hidden, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            try:
+                os.link(self._hidden, name, src_dir_fd=here, dst_dir_fd=here)
+            except OSError as error:
+                # FAT, exFAT and many shares know no second name of a file; see link(2).
+                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+                if name in os.listdir(here):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from error
+                os.rename(self._hidden, name, src_dir_fd=here, dst_dir_fd=here)
         else:
             # With a directory descriptor Python calls linkat(AT_SYMLINK_FOLLOW), as open(2) shows for O_TMPFILE.
             os.link(
                 f"/proc/self/fd/{self.file.fileno()}",
                 name,
-                src_dir_fd=self._directory,
-                dst_dir_fd=self._directory,
+                src_dir_fd=here,
+                dst_dir_fd=here,
             )
 
 
@@ -340,10 +367,12 @@ class Vault:
             (load_set(path) for path in paths), key=lambda s: (s.created, s.name), reverse=True
         )
 
-    def resolve(self, source: str, database: str) -> RecoverySet:
+    def resolve(self, source: str, database: str, target: Target | None = None) -> RecoverySet:
         """The set that `source` means: a path, a file name, a timestamp, `latest` or `before:<time>`.
 
-        :raises SetError: there is none.
+        :param target: whose sets `latest` and `before:` mean, where the directory has some; else those of the only container
+            that has made any.
+        :raises SetError: there is none, or several other containers have made some.
         :raises ConfigError: the time cannot be read.
         """
         if not source:
@@ -351,7 +380,7 @@ class Vault:
                 "No dump was named", todo="Set it to `latest`, a file, or `before:<time>`"
             )
         if source == "latest" or source.startswith("before:"):
-            return self._newest(source, database)
+            return self._newest(source, database, target)
         if "/" in source:
             return self._of_file(Path(source))
         named = self.directory / source
@@ -368,11 +397,22 @@ class Vault:
             todo=f'The newest sets of database "{database}": {names}',
         )
 
-    def _newest(self, source: str, database: str) -> RecoverySet:
+    def _newest(self, source: str, database: str, target: Target | None) -> RecoverySet:
         moment = limit_of(source)
-        taken = newest_backup(self.sets(database), moment)
-        if taken:
+        known = self.sets(database)
+        own = [one for one in known if target is None or is_of(one, target)]
+        if taken := newest_backup(own, moment):
             return taken
+        if taken := newest_backup(known, moment):
+            made_by = origins(known)
+            if len(made_by) == 1:
+                return taken
+            raise SetError(
+                f'"{source}" may be of several containers with a database "{database}", none of which is this one: '
+                f"{self.directory} has sets of {', '.join(made_by)}",
+                state="Nothing was changed",
+                todo="Name the set that is meant (`firedrill list` shows them)",
+            )
         limit = f" from before {iso(moment)}" if moment else ""
         others = sorted({s.manifest.database for s in self.sets() if s.manifest})
         hint = f"; it holds sets of {', '.join(others)}" if others else ""
@@ -382,21 +422,37 @@ class Vault:
             todo="Is it the right directory? `firedrill list` shows what is there",
         )
 
-    def passed_over(self, taken: RecoverySet, database: str) -> list[str]:
-        """In words: newer dumps of the database that `latest` does not mean, for want of a good manifest or date."""
+    def passed_over(self, taken: RecoverySet, target: Target) -> list[str]:
+        """In words: newer dumps of the database that `latest` does not mean, for want of a good manifest or date, or of
+        another container; and whether the one taken is."""
+        database = target.database
+        source = taken.require_manifest().source
+        strange = (
+            []
+            if is_of(taken, target)
+            else [
+                f"{taken.name} is of container {source.container} on {source.host}, not of {target}"
+            ]
+        )
         prefix = f"{file_base(database)}_"
         newer = [other for other in self.everything() if other.created > taken.created]
-        return [
-            f"{other.path.name} is newer than {taken.name}, but {other.problem}"
-            for other in newer
-            if not other.manifest and other.name.startswith(prefix)
-        ] + [
-            set_of_future(other.name, other.created)
-            for other in newer
-            if other.manifest
-            and other.manifest.database == database
-            and other.manifest.purpose == "backup"
-        ]
+        return (
+            strange
+            + [
+                f"{other.path.name} is newer than {taken.name}, but {other.problem}"
+                for other in newer
+                if not other.manifest and other.name.startswith(prefix)
+            ]
+            + [
+                f"{other.name} was passed over: it is of container {other.manifest.source.container}"
+                if is_of(taken, target) and not is_of(other, target)
+                else set_of_future(other.name, other.created)
+                for other in newer
+                if other.manifest
+                and other.manifest.database == database
+                and other.manifest.purpose == "backup"
+            ]
+        )
 
     @staticmethod
     def _of_file(path: Path) -> RecoverySet:

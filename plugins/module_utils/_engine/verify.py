@@ -60,11 +60,11 @@ def verify(
         Run("verify", timeout_s=request.timeout_s, progress=progress) as run,
         open_key(run, identity) as key,
     ):
-        vault, database = Vault(request.directory), request.target.database
+        vault = Vault(request.directory)
         located = (
             Located(found)
             if found
-            else locate(run, vault, request.source, database, request.offsite)
+            else locate(run, vault, request.source, request.target, request.offsite)
         )
         warnings = list(located.warnings)
         if located.is_far and key.method:
