@@ -486,16 +486,19 @@ def test_the_way_back_is_that_of_one_host(
     assert f"Back: {command}" in " ".join(play.stdout.split())
 
 
-def test_several_hosts_are_not_rolled_back_by_accident(tmp_path: Path) -> None:
+@pytest.mark.parametrize("playbook", ["restore.yml", "rollback.yml"])
+def test_several_hosts_are_not_restored_or_rolled_back_by_accident(
+    tmp_path: Path, playbook: str
+) -> None:
     arguments = inventory_of(tmp_path, firedrill={"pi4": GONE, "pi5": GONE})
-    refused = played("rollback.yml", *arguments)
+    refused = played(playbook, *arguments)
     told = " ".join(refused.stdout.split())
     assert refused.returncode != 0
     assert "Which host? Nothing was touched. These are 2 (pi4, pi5)" in told
     assert "Swap the database back" not in told
     assert "Look whether the last restore" not in told
-    for meant in (("--limit", "pi4"), ("-e", "all_hosts=true")):
-        play = played("rollback.yml", *arguments, *meant)
+    for meant in (("--limit", "pi4"), ("-e", "all_hosts=true"), ("--check",)):
+        play = played(playbook, *arguments, *meant)
         # It goes on to the role, which misses the name of the database.
         assert "Which host?" not in play.stdout
         assert "firedrill_database" in play.stdout
