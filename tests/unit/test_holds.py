@@ -25,6 +25,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.holds i
     AcknowledgeRequest,
     acknowledge,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.journal import (
+    Entry,
+    Journal,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import (
     CONFIRMED,
     Copy,
@@ -216,6 +220,17 @@ def test_a_failure_of_a_backup_by_hand_counts_as_well(tmp_path: Path) -> None:
     Attempts(tmp_path, "shop").fail("dump", days_ago(0.1), "no such role")
     assert removed(pruned(tmp_path)) == set()
     Attempts(tmp_path, "shop").end("dump")
+    assert removed(pruned(tmp_path)) == {names[20]}
+
+
+def test_while_a_restore_is_under_way_or_was_killed_nothing_goes(tmp_path: Path) -> None:
+    names = sets_of(tmp_path, {20: 100, 1: 100})
+    journal = Journal(tmp_path, "shop-db-1", "shop")
+    entry = journal.write(Entry("run", "restore", "replace", "shop-db-1", "shop", step="created"))
+    report = pruned(tmp_path)
+    assert removed(report) == set()
+    assert f"the restore of {entry.at} has not ended" in report.warnings[0]
+    journal.write(entry, step="done")
     assert removed(pruned(tmp_path)) == {names[20]}
 
 

@@ -21,6 +21,7 @@ from .ledger import Ledger
 from .listing import Listed, list_sets
 from .model import Report, iso, parse_time, utc_now
 from .retention import Candidate, Loss, find_loss, newest_dated
+from .settling import interrupted
 
 #: Tries of the schedule, and failures of whoever else asked for a backup.
 _JOBS = ("backup", "dump")
@@ -134,7 +135,11 @@ def reason_to_hold(
     """Why nothing of a database may go now, in words; "" when nothing speaks against it.
 
     :param known: its complete sets in the directory.
+    :raises HostError: the journal of its restores cannot be read.
     """
+    for entry in interrupted(directory, database):
+        # The set that it reads, and the one that it would return to, may be old.
+        return f"the {entry.action} of {entry.at} has not ended"
     newest = newest_dated([one for one in known if not one.safety], now)
     attempts = Attempts(directory, database)
     for attempt in filter(None, map(attempts.latest, _JOBS)):
