@@ -12,9 +12,18 @@ from pathlib import Path
 
 import pytest
 from restoring import PROPERTIES, Names, Shop, contents, logs_in, properties
-from servers import RICH, Postgres, remove, start_postgres
+from servers import RICH, Postgres, await_that, remove, start_postgres
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.access import open_access
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.catalog import (
+    apply_properties,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import ServerError
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    DatabaseProperties,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.programs import outdated
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run
 
 pytestmark = pytest.mark.integration
 
@@ -75,6 +84,27 @@ def test_what_belongs_to_the_database_itself_survives_a_restore(
 
 
 @pytest.mark.slow
+def test_a_database_keeps_its_provider_of_locales_where_the_cluster_has_another(
+    postgres: Postgres, image: str, sets: Path
+) -> None:
+    locale_words(postgres, "icu")
+    arguments = "POSTGRES_INITDB_ARGS=--locale-provider=icu --icu-locale=de"
+    server = start_postgres(image, "-e", arguments)
+    try:
+        words = "LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'"
+        server.sql(f"CREATE DATABASE plain TEMPLATE template0 {words}")
+        server.sql("CREATE TABLE t AS SELECT 1 AS x", "plain")
+        before = properties(server, "plain")
+        assert '"datlocprovider": "c"' in before
+        assert '"datlocprovider": "i"' in properties(server, "template0")
+        server.backup(sets, "plain", globals=False)
+        server.restore(sets, "plain")
+        assert properties(server, "plain") == before
+    finally:
+        remove(server.name)
+
+
+@pytest.mark.slow
 def test_the_properties_are_those_of_the_live_database_not_of_the_day_of_the_dump(
     postgres: Postgres, names: Names, sets: Path
 ) -> None:
@@ -84,6 +114,40 @@ def test_the_properties_are_those_of_the_live_database_not_of_the_day_of_the_dum
     before = properties(postgres, names.database)
     postgres.restore(sets, names.database)
     assert properties(postgres, names.database) == before
+
+
+#: Ends the statement that waits for its lock.
+_CANCEL = """
+BEGIN;
+LOCK TABLE pg_db_role_setting IN EXCLUSIVE MODE;
+DO $$ BEGIN
+  LOOP
+    PERFORM pg_cancel_backend(pid) FROM pg_locks WHERE relation = 'pg_db_role_setting'::regclass AND NOT granted;
+    EXIT WHEN FOUND;
+    PERFORM pg_sleep(0.05);
+  END LOOP;
+END $$;
+COMMIT;
+"""
+
+
+@pytest.mark.slow
+def test_a_server_in_trouble_is_told_from_a_property_that_it_refuses(
+    own_postgres: Postgres,
+) -> None:
+    server = own_postgres
+    name = server.create()
+    wanted = DatabaseProperties("nobody", "UTF8", "C", "C", settings=(("", "work_mem=7MB"),))
+    with Run("check") as run, open_access(run, server.target(name)).server.session(name) as session:
+        (refused,) = apply_properties(session, name, wanted)
+        assert 'role "nobody" does not exist' in refused
+        canceller = server.sql_beside(_CANCEL)
+        held = "SELECT count(*) FROM pg_locks WHERE relation = 'pg_db_role_setting'::regclass AND mode ~ '^Excl'"
+        await_that(lambda: server.sql(held) == "1", "the lock is held")
+        with pytest.raises(ServerError) as caught:
+            apply_properties(session, name, wanted)
+        assert caught.value.sqlstate == "57014"
+        assert canceller.communicate(timeout=60) == ("", "")
 
 
 @pytest.mark.slow

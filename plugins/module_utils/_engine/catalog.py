@@ -21,6 +21,9 @@ _LIST_SETTINGS = frozenset(
         "unix_socket_directories",
     }
 )
+#: Classes of SQLSTATE that say nothing of the statement (errcodes-appendix.html of the manual): insufficient
+#: resources, operator intervention, system error.
+_SERVER_IN_TROUBLE = ("53", "57", "58")
 _DATABASE_PRIVILEGES = ("CONNECT", "CREATE", "TEMPORARY")
 
 
@@ -117,6 +120,9 @@ def create_database(session: Session, name: str, properties: DatabaseProperties)
             words.append(f"ICU_RULES {quote_literal(properties.icu_rules)}")
     elif properties.provider == "b":
         words.append(f"LOCALE_PROVIDER builtin BUILTIN_LOCALE {quote_literal(properties.locale)}")
+    elif major_version(session) >= 15:
+        # Not that of template0, which may be another in this cluster.
+        words.append("LOCALE_PROVIDER libc")
     if properties.tablespace != "pg_default":
         words.append(composed("TABLESPACE {}", properties.tablespace))
     session.execute(" ".join(words))
@@ -147,6 +153,8 @@ def apply_properties(session: Session, name: str, properties: DatabaseProperties
     """Gives a database its owner, grants, settings, limit and comment; returns what was not possible.
 
     After the data, never before: a setting such as default_transaction_read_only would break the load.
+
+    :raises ServerError: the server is in trouble, which is no property's fault.
     """
     refused = []
     database = composed("DATABASE {}", name)
@@ -165,7 +173,7 @@ def apply_properties(session: Session, name: str, properties: DatabaseProperties
         try:
             session.execute(statement)
         except ServerError as error:
-            refused.append(f"{statement}: {error.what}")
+            refused.append(_refusal(statement, error))
     for role, setting in properties.settings:
         subject = (
             f"ALTER ROLE {quote_identifier(role)} IN {database}" if role else f"ALTER {database}"
@@ -173,8 +181,14 @@ def apply_properties(session: Session, name: str, properties: DatabaseProperties
         try:
             set_setting(session, subject, setting)
         except ServerError as error:
-            refused.append(f"{subject} SET {setting}: {error.what}")
+            refused.append(_refusal(f"{subject} SET {setting}", error))
     return refused
+
+
+def _refusal(statement: str, error: ServerError) -> str:
+    if error.sqlstate[:2] in _SERVER_IN_TROUBLE:
+        raise error
+    return f"{statement}: {error.what}"
 
 
 def read_extensions(session: Session) -> tuple[Extension, ...]:

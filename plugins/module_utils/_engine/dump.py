@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import platform
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +14,7 @@ from pathlib import Path
 from . import __version__
 from .access import Access, open_access
 from .attempts import Attempts, failures_noted
-from .catalog import database_bytes, database_oid, read_extensions, read_properties
+from .catalog import database_bytes, read_extensions, read_properties
 from .cipher import Plaintext
 from .compression import parse_compression
 from .durable import sync_directory
@@ -23,11 +22,10 @@ from .errors import (
     ConfigError,
     HostError,
     OvertakenError,
-    ServerError,
     SetError,
     ToolError,
 )
-from .evidence import Collector, holds_rows, sequence_evidence, sequence_values, snapshot
+from .evidence import Collector, holds_rows, sequence_evidence, sequence_values
 from .filenames import DUMP, GLOBALS, MANIFEST, SEALED
 from .guide import GUIDE, update_guide
 from .journal import Journal
@@ -35,15 +33,19 @@ from .killed import require_complete
 from .manifest import FileEntry, Manifest, Source
 from .model import (
     Compression,
+    DatabaseProperties,
     Encryption,
     Evidence,
+    Extension,
     Report,
+    Role,
     Target,
     human_bytes,
     human_seconds,
     iso,
     utc_now,
 )
+from .origin import read_source
 from .outlet import outlet
 from .programs import Contents, outdated
 from .recipients import Recipients, prepare
@@ -51,11 +53,15 @@ from .retention import Candidate, loss_before
 from .roles import read_roles
 from .run import Progress, Run
 from .server import Session
+from .snapshots import POPULATED, glancing, snapshot
 from .vault import HashingFile, RecoverySet, Vault, load_set
 from .witness import Witness
 
 EVIDENCE_LEVELS = ("full", "counts", "none")
 _ATTEMPTS = 5
+_EXCLUDED = "its data was excluded"
+#: pg_dump leaves it so, since the query would fail.
+_NOT_REFRESHED = "not refreshed by the dump, since it reads a view that is not populated"
 
 
 @dataclass(frozen=True)
@@ -224,63 +230,68 @@ def _make(
     run, server, database = access.run, access.server, request.target.database
     run.state = "No file was written; the database was only read"
     with server.session(database) as session:
-        properties = read_properties(session, database)
-        manifest = Manifest(
-            name="",
-            database=database,
-            created_at="",
-            finished_at="",
-            firedrill_version=__version__,
-            compress=str(compress),
-            source=_source(access, session, size),
-            properties=properties,
-            extensions=read_extensions(session),
-            roles=read_roles(session, properties, passwords=request.globals),
-            dump=FileEntry("", 0, ""),
-            globals=None,
-            evidence=Evidence("none"),
-            excluded_table_data=request.exclude_table_data,
-            purpose=request.purpose,
-            encryption=recipients.encryption if recipients else None,
-        )
+        source = read_source(access, session, size)
         with vault.unnamed() as dump, vault.unnamed() as globals_file:
-            moment, evidence, is_empty, archive, contents = _capture(
-                access, request, compress, session, dump, recipients
-            )
+            found = _capture(access, request, compress, session, dump, recipients)
             with run.phase("verify"):
+                contents = found.contents
                 if contents is None:
                     access.programs.read_whole(dump.file)
                     contents = access.programs.contents(dump.file)
-                evidence = _complete(evidence, contents, request)
+                evidence = _complete(found.evidence, contents, request)
             roles_text = None
             if request.globals:
                 with run.phase("globals"):
                     roles_text = _write_globals(access, globals_file, database, recipients)
             ending = recipients.ending if recipients else ""
             with vault.lock():
-                name = vault.free_name(database, moment)
-                plaintext = ((f"{name}{DUMP}", archive), (f"{name}{GLOBALS}", roles_text))
-                manifest = replace(
-                    manifest,
+                name = vault.free_name(database, found.moment)
+                plaintext = ((f"{name}{DUMP}", found.archive), (f"{name}{GLOBALS}", roles_text))
+                manifest = Manifest(
                     name=name,
-                    created_at=iso(moment),
+                    database=database,
+                    created_at=iso(found.moment),
                     finished_at=iso(utc_now()),
+                    firedrill_version=__version__,
+                    compress=str(compress),
+                    source=source,
+                    properties=found.properties,
+                    extensions=found.extensions,
+                    roles=found.roles,
                     dump=dump.entry(f"{name}{DUMP}{ending}"),
                     globals=globals_file.entry(f"{name}{GLOBALS}{ending}")
                     if request.globals
                     else None,
                     evidence=evidence,
-                    total_rows=0 if is_empty else None,
                     durations_s=dict(run.phases),
-                    warnings=_warnings(manifest, evidence),
+                    excluded_table_data=request.exclude_table_data,
+                    purpose=request.purpose,
+                    warnings=_warnings(source, database, evidence),
+                    encryption=recipients.encryption if recipients else None,
                     plaintext=tuple(
-                        FileEntry(file, found.bytes, found.sha256)
-                        for file, found in plaintext
-                        if found
+                        FileEntry(file, text.bytes, text.sha256) for file, text in plaintext if text
                     ),
+                    total_rows=0 if found.is_empty else None,
                 )
                 _publish(vault, manifest, dump, globals_file, recipients)
     return manifest
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """All that is of one snapshot, taken at `moment`; `is_empty` says whether, uncounted, it had no row at all.
+
+    `contents` are those of an archive that is encrypted.
+    """
+
+    moment: datetime
+    properties: DatabaseProperties
+    extensions: tuple[Extension, ...]
+    roles: tuple[Role, ...]
+    evidence: Evidence
+    is_empty: bool
+    archive: Plaintext | None
+    contents: Contents | None
 
 
 def _capture(
@@ -290,8 +301,8 @@ def _capture(
     session: Session,
     file: HashingFile,
     recipients: Recipients | None,
-) -> tuple[datetime, Evidence, bool, Plaintext | None, Contents | None]:
-    """Archive and evidence of one snapshot, its moment, and whether, uncounted, it had no row at all; a change of the schema that wants to go first does so.
+) -> _Captured:
+    """Archive, evidence and roles of one snapshot; a change of the schema that wants to go first does so.
 
     :raises OvertakenError: another one did each time.
     """
@@ -302,6 +313,11 @@ def _capture(
         try:
             with snapshot(session) as (ident, tables):
                 moment = utc_now()
+                # A migration that we waited for may have made a role that the archive names.
+                with glancing(session):
+                    properties = read_properties(session, database)
+                    extensions = read_extensions(session)
+                    roles = read_roles(session, properties, passwords=request.globals)
                 before = sequence_values(session)
                 with Collector(
                     server, database, request.evidence, tables, snapshot_id=ident
@@ -316,7 +332,9 @@ def _capture(
                 is_empty = request.evidence == "none" and not holds_rows(session, tables)
             if request.evidence != "none":
                 evidence = replace(evidence, sequences=sequence_evidence(before, after))
-            return moment, evidence, is_empty, archive, contents
+            return _Captured(
+                moment, properties, extensions, roles, evidence, is_empty, archive, contents
+            )
         except OvertakenError as error:
             if not left:
                 raise OvertakenError(
@@ -381,39 +399,6 @@ def _seal(vault: Vault, manifest: Manifest, recipients: Recipients) -> Manifest:
     return manifest.plain(entry)
 
 
-def _source(access: Access, session: Session, size: int) -> Source:
-    database = access.target.database
-    try:
-        identifier = str(session.value("SELECT system_identifier FROM pg_control_system()"))
-    except ServerError:
-        identifier = ""
-    container = access.container
-    return Source(
-        host=platform.node(),
-        container=container.name,
-        project=container.project,
-        service=container.service,
-        image=container.image,
-        image_id=container.image_id,
-        image_digest=container.image_digest,
-        server_version=str(session.value("SELECT current_setting('server_version')")),
-        major=access.server.major,
-        pg_dump_version=access.programs.version(),
-        system_identifier=identifier,
-        database_oid=database_oid(session, database) or 0,
-        database_bytes=size,
-        preload_libraries=_preload_libraries(session),
-        superuser=str(session.value("SELECT rolname FROM pg_roles WHERE oid = 10")),
-    )
-
-
-def _preload_libraries(session: Session) -> str:
-    try:
-        return str(session.value("SELECT current_setting('shared_preload_libraries')"))
-    except ServerError:
-        return ""
-
-
 def _write_globals(
     access: Access, file: HashingFile, database: str, recipients: Recipients | None
 ) -> Plaintext | None:
@@ -430,7 +415,7 @@ def _write_globals(
 
 
 def _complete(evidence: Evidence, contents: Contents, request: BackupRequest) -> Evidence:
-    """Evidence with excluded data marked.
+    """Evidence with that marked whose data is not in the archive: it was excluded, or a view is not to be refreshed.
 
     :raises SetError: the archive lacks a table that the snapshot held.
     """
@@ -442,13 +427,21 @@ def _complete(evidence: Evidence, contents: Contents, request: BackupRequest) ->
             state="No file was written",
             todo="Run it again; if it happens again, report it with the server's version",
         )
+    excluding = bool(request.exclude_table_data)
     tables = tuple(
-        replace(table, rows=None, fingerprint=None, note="its data was excluded")
-        if table.kind == "table" and table.oid not in contents.data
+        replace(table, rows=None, fingerprint=None, note=_EXCLUDED if excluding else _NOT_REFRESHED)
+        if table.oid not in contents.data and (table.kind == "table" or table.note == POPULATED)
         else table
         for table in evidence.tables
     )
-    return replace(evidence, tables=tables)
+    # A pattern takes sequences too.
+    sequences = tuple(
+        replace(sequence, note=_EXCLUDED)
+        if excluding and not contents.sets_sequence(sequence.schema, sequence.name)
+        else sequence
+        for sequence in evidence.sequences
+    )
+    return replace(evidence, tables=tables, sequences=sequences)
 
 
 def missing_tables(evidence: Evidence, contents: Contents, *, excluding: bool) -> list[str]:
@@ -461,10 +454,15 @@ def missing_tables(evidence: Evidence, contents: Contents, *, excluding: bool) -
     ]
 
 
-def _warnings(manifest: Manifest, evidence: Evidence) -> tuple[str, ...]:
-    found = [outdated(manifest.source.pg_dump_version)]
+def _warnings(source: Source, database: str, evidence: Evidence) -> tuple[str, ...]:
+    found = [outdated(source.pg_dump_version)]
     if not evidence.tables:
-        found.append(f'database "{manifest.database}" has no table')
+        found.append(f'database "{database}" has no table')
+    found += [
+        f"{table.label} comes back without rows: {table.note}"
+        for table in evidence.tables
+        if table.note == _NOT_REFRESHED
+    ]
     if evidence.unread:
         found.append(f"no evidence for {', '.join(evidence.unread)}")
     return tuple(text for text in found if text)

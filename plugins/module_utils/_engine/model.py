@@ -66,7 +66,10 @@ class Encryption:
 
 @dataclass(frozen=True)
 class TableEvidence:
-    """Rows and fingerprint of one table; `note` says why either is absent."""
+    """Rows and fingerprint of one table; `note` says why either is absent.
+
+    Of one that `inherits` from another, not as its partition, the order of the columns is no part of the fingerprint.
+    """
 
     schema: str
     name: str
@@ -75,6 +78,7 @@ class TableEvidence:
     rows: int | None = None
     fingerprint: str | None = None
     note: str = ""
+    inherits: bool = False
 
     @property
     def label(self) -> str:
@@ -83,12 +87,16 @@ class TableEvidence:
 
 @dataclass(frozen=True)
 class SequenceEvidence:
-    """The values of a sequence before and after the dump; a restored one lies between them."""
+    """The values of a sequence before and after the dump; a restored one lies between them.
+
+    `note` says why it does not.
+    """
 
     schema: str
     name: str
     first: int
     last: int
+    note: str = ""
 
     @property
     def label(self) -> str:
@@ -105,7 +113,10 @@ class LargeObjects:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a database held in one snapshot. Level `full`, `counts` or `none`."""
+    """What a database held in one snapshot. Level `full`, `counts` or `none`.
+
+    `configuration` names tables of extensions whose rows a dump takes.
+    """
 
     level: str
     encoding: str = ""
@@ -113,6 +124,7 @@ class Evidence:
     sequences: tuple[SequenceEvidence, ...] = ()
     large_objects: LargeObjects | None = None
     objects: dict[str, int] = field(default_factory=dict)
+    configuration: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:

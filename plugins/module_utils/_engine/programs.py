@@ -43,18 +43,28 @@ _SAFE_MINOR = {14: 25, 15: 20, 16: 16, 17: 12, 18: 6}
 
 @dataclass(frozen=True)
 class Contents:
-    """The table of contents of an archive: relations and data by the OID they had when dumped."""
+    """The table of contents of an archive: relations and data by the OID they had when dumped.
+
+    The data of a materialized view is that it will be refreshed. `sequence_sets` are the values of sequences, each as
+    `schema name owner`.
+    """
 
     database: str
     server_version: str
     relations: frozenset[int]
     data: frozenset[int]
+    sequence_sets: tuple[str, ...] = ()
+
+    def sets_sequence(self, schema: str, name: str) -> bool:
+        """Whether the archive has a value for a sequence."""
+        shown = re.sub(r"[\r\n]", " ", f"{schema} {name} ")
+        return any(entry.startswith(shown) for entry in self.sequence_sets)
 
 
 def parse_contents(listing: str) -> Contents:
     """Reads what `pg_restore --list` prints (app-pgrestore.html of the manual).
 
-    Names in it may hold blanks, so entries are told apart by OID.
+    Names in it may hold blanks, so entries are told apart by OID; the values of sequences have none.
     """
     header = dict(
         re.findall(r"^;\s+(dbname|Dumped from database version): (.*)$", listing, re.MULTILINE)
@@ -63,12 +73,14 @@ def parse_contents(listing: str) -> Contents:
     relations = re.findall(
         r"^\d+; 1259 (\d+) (?:TABLE|MATERIALIZED VIEW|FOREIGN TABLE) ", listing, re.MULTILINE
     )
-    data = re.findall(r"^\d+; 0 (\d+) TABLE DATA ", listing, re.MULTILINE)
+    data = re.findall(r"^\d+; 0 (\d+) (?:TABLE|MATERIALIZED VIEW) DATA ", listing, re.MULTILINE)
+    sequence_sets = re.findall(r"^\d+; 0 0 SEQUENCE SET (.*)$", listing, re.MULTILINE)
     return Contents(
         header.get("dbname", ""),
         header.get("Dumped from database version", ""),
         frozenset(map(int, relations)),
         frozenset(map(int, data)),
+        tuple(sequence_sets),
     )
 
 
