@@ -17,6 +17,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine import 
     vault as vault_module,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.clock import is_ahead
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import _shared
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import SetError
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
     Target,
@@ -104,6 +105,20 @@ def test_latest_is_of_the_container_that_is_asked_for(tmp_path: Path) -> None:
     ]
     # Whoever means it names it.
     assert latest(tmp_path, target, other) == other
+
+
+def test_a_backup_says_that_another_container_puts_its_sets_there_too(tmp_path: Path) -> None:
+    def told(*made_by: str) -> str:
+        names = [of_container(tmp_path, 9 - day, one) for day, one in enumerate(made_by)]
+        newest, *earlier = Vault(tmp_path).sets("shop")
+        assert newest.name == names[-1]
+        return _shared(newest.require_manifest(), earlier)
+
+    assert told("a", "a") == ""
+    # It was made anew under another name.
+    assert told("a", "a", "b") == ""
+    assert told("a", "a", "b", "b") == ""
+    assert "of container a lie in the same directory" in told("a", "b", "a", "b")
 
 
 def test_where_it_has_made_none_latest_is_that_of_the_only_other_and_says_so(

@@ -143,7 +143,10 @@ def backup_with(
     if made:
         sync_directory(request.directory.parent)
     manifest = _make(access, request, vault, compress, size, recipients)
-    warnings = [*manifest.warnings, *filter(None, [vault.exposed(), _shrunk(manifest, earlier)])]
+    warnings = [
+        *manifest.warnings,
+        *filter(None, [vault.exposed(), _shared(manifest, earlier), _shrunk(manifest, earlier)]),
+    ]
     return Report(
         action="backup",
         changed=True,
@@ -468,8 +471,23 @@ def _warnings(source: Source, database: str, evidence: Evidence) -> tuple[str, .
     return tuple(text for text in found if text)
 
 
+def _shared(manifest: Manifest, earlier: list[RecoverySet]) -> str:
+    """A warning when another container puts sets of a database of that name into the same directory."""
+    sources = [one.manifest.source for one in earlier if one.manifest]
+    others = [one for one in sources if one.origin != manifest.source.origin]
+    # Where there are no more of the other it is this one, under its former name.
+    if not others or sources[0] not in others or len(others) == len(sources):
+        return ""
+    return (
+        f'sets of a database "{manifest.database}" of container {others[0].container} lie in the same directory: retention '
+        "takes all of them for those of one database, so give each a backup_dir of its own"
+    )
+
+
 def _shrunk(manifest: Manifest, earlier: list[RecoverySet]) -> str:
     """A warning when there are far fewer rows than in the backup before."""
-    known = [Candidate.of(one.manifest) for one in earlier if one.manifest]
+    origin = manifest.source.origin
+    sources = [one.manifest for one in earlier if one.manifest]
+    known = [Candidate.of(one) for one in sources if one.source.origin == origin]
     loss = loss_before(known, Candidate.of(manifest))
     return f"{loss}: was data lost before the dump?" if loss else ""
