@@ -115,6 +115,8 @@ options:
     description:
       - Whether the live database is dumped first, into O(backup_dir), where nothing else keeps it. That is with O(method=replace),
         and with O(method=swap) if O(keep_previous=false).
+      - O(method=replace) makes it while the application is stopped. After O(method=swap) the database that was swapped out is kept
+        all the same, and a warning says so, if it was written to after its dump.
     type: bool
     default: true
   verify:

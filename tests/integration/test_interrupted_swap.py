@@ -37,8 +37,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow
 MOMENTS = {
     "while it stops the application": """
 stop = services.stop
-def stop_one_and_die(containers, idents):
-    stop(containers, idents[:1])
+def stop_one_and_die(run, containers, idents):
+    stop(run, containers, idents[:1])
     os.kill(os.getpid(), signal.{signal})
 services.stop = stop_one_and_die
 """,
@@ -206,6 +206,29 @@ def test_sigterm_in_a_swap_starts_the_application_and_tells_which_database_is_li
     assert len(scene.beside()) == swapped
     # Nothing is left for the next run to settle, and that one knows what is live.
     assert scene.journal()[-1]["step"] == ("done" if swapped else "failed")
+
+
+def test_a_kill_between_a_swap_that_was_interrupted_and_the_start_leaves_the_start_to_the_next_run(
+    scene,
+):
+    started = scene.server.started()
+    patch = (
+        MOMENTS["after the swap"].format(signal="SIGTERM")
+        + """
+from _engine.containers import Containers
+def die(*unused):
+    os.kill(os.getpid(), signal.SIGKILL)
+Containers.start = die
+"""
+    )
+    process = scene.start_restore(patch)
+    process.communicate(timeout=WAIT_S)
+    assert process.returncode == -9
+    assert scene.running() == [False, False]
+    report = scene.server.backup(scene.directory, scene.database)
+    assert_settled(scene, " ".join(report.warnings), started)
+    assert scene.data() == RESTORED
+    assert scene.journal()[-1]["step"] == "done"
 
 
 @pytest.mark.parametrize("moment", ["before the swap", "while it starts the application"])

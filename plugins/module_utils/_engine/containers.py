@@ -291,7 +291,11 @@ class Containers:
             return False
 
     def name_of(self, ident: str) -> str:
-        return str(self._inspect(ident)["Name"]).lstrip("/")
+        """Its name; of one that is gone, its short id."""
+        try:
+            return str(self._inspect(ident)["Name"]).lstrip("/")
+        except TargetError:
+            return ident[:12]
 
     def stop(self, ident: str) -> None:
         with asking(f"Stopping container {ident[:12]}"):
@@ -302,8 +306,11 @@ class Containers:
             self.api.start(ident)
 
     def health(self, ident: str) -> str:
-        """`healthy`, `unhealthy`, `starting`; without a health check `running` or the status."""
-        state = self._inspect(ident)["State"]
+        """`healthy`, `unhealthy`, `starting`; without a health check `running` or the status; or `gone`."""
+        try:
+            state = self._inspect(ident)["State"]
+        except TargetError:
+            return "gone"
         if not state["Running"]:
             return str(state["Status"])
         return str((state.get("Health") or {}).get("Status") or "running")

@@ -29,7 +29,7 @@ def cut_over(
     try:
         with run.phase("downtime"):
             run.state = "The live database is as it was"
-            services.stop(access.containers, entry.stopped)
+            services.stop(run, access.containers, entry.stopped)
             entry = journal.write(entry, step="swapping", previous_name=aside)
             exchange(access, session, live=live, aside=aside, incoming=entry.new_name)
             run.state = f'The swap is complete, the database before is "{aside}"'
@@ -38,7 +38,8 @@ def cut_over(
         # An interruption may hit after the COMMIT; the OID tells.
         if entry.step == "swapping" and _swapped(access, entry):
             run.state = f'The swap is complete all the same, the database before is "{aside}"'
-            entry = journal.write(entry, step="done")
+            # It is done when the application runs: a kill before that must not be the end of it.
+            entry = journal.write(entry, step="swapped")
         raise
     finally:
         with run.undisturbed(), run.phase("downtime"):

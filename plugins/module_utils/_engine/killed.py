@@ -10,6 +10,7 @@ from . import services
 from .access import Access
 from .catalog import database_oid, drop_database
 from .errors import SetError
+from .evidence import holds_data
 from .journal import Entry, Journal
 from .server import Session
 
@@ -20,11 +21,32 @@ def current_name(session: Session, oid: int) -> str:
     return str(found or "")
 
 
-def _is_half_replaced(entry: Entry, live_oid: int | None) -> bool:
+def found_database(session: Session, name: str) -> tuple[int | None, bool]:
+    """The OID of a database, None when there is none; and whether a DROP that was cut short left it invalid."""
+    rows = session.query(
+        "SELECT oid::int8, datconnlimit = -2 FROM pg_database WHERE datname = %s", name
+    )
+    return (int(rows[0][0]), bool(rows[0][1])) if rows else (None, False)
+
+
+def _may_be_half_replaced(entry: Entry) -> bool:
+    return entry.method == "replace" and entry.step in ("replacing", "created")
+
+
+def _is_half_replaced(access: Access, entry: Entry, session: Session) -> bool:
+    """Whether what is there now is what a killed `replace` left, and not a database that somebody else made since."""
+    if not _may_be_half_replaced(entry):
+        return False
+    live_oid, invalid = found_database(session, entry.database)
+    if live_oid is None or invalid:
+        return True
+    if entry.new_oid and live_oid == entry.new_oid:
+        return True
+    # It was killed between making the database and writing down its OID, or before the DROP.
     return (
-        entry.method == "replace"
-        and entry.step in ("replacing", "created")
+        entry.step == "replacing"
         and live_oid != entry.live_oid
+        and not holds_data(access.server, entry.database)
     )
 
 
@@ -34,32 +56,32 @@ def half_replaced(access: Access, journal: Journal) -> Entry | None:
     if entry is None:
         return None
     with access.server.maintenance(entry.database) as session:
-        live_oid = database_oid(session, entry.database)
-    return entry if _is_half_replaced(entry, live_oid) else None
+        return entry if _is_half_replaced(access, entry, session) else None
 
 
-def settle(access: Access, journal: Journal) -> list[str]:
+def settle(access: Access, journal: Journal, *, patient: bool = False) -> list[str]:
     """Ends a run that was killed in the middle, from its journal; says what was found and done.
 
     A database that a `replace` left incomplete stays so: only another restore can help, and the
     application stays stopped until then.
 
+    :param patient: as long as a container that is to be started does not start, the run is not ended either, so that
+        it is tried again later.
     :raises FiredrillError: it could not be put in order.
     """
     entry = journal.unfinished()
     if entry is None:
         return []
-    notes = _settle(access, journal, entry)
+    notes = _settle(access, journal, entry, patient=patient)
     # Should the run fail later, whoever reads why has to know this too.
     access.run.found += notes
     return notes
 
 
-def _settle(access: Access, journal: Journal, entry: Entry) -> list[str]:
+def _settle(access: Access, journal: Journal, entry: Entry, *, patient: bool) -> list[str]:
     database = access.target.database
     with access.server.maintenance(database) as session:
-        live_oid = database_oid(session, database)
-        if _is_half_replaced(entry, live_oid):
+        if _is_half_replaced(access, entry, session):
             return [
                 f"a restore of {entry.set_name} by replace was killed at {entry.at} and left database "
                 f'"{database}" incomplete'
@@ -67,13 +89,53 @@ def _settle(access: Access, journal: Journal, entry: Entry) -> list[str]:
                     f"; what was there before is in the set {entry.safety_set}"
                     if entry.safety_set
                     else ""
-                )
+                ),
+                *_keep_stopped(access, entry),
             ]
-        return _settle_swap(access, journal, entry, session, live_oid)
+        live_oid = database_oid(session, database)
+        if _may_be_half_replaced(entry) and live_oid != entry.live_oid:
+            return _leave_alone(access, journal, entry)
+        return _settle_swap(access, journal, entry, session, live_oid, patient=patient)
+
+
+def _keep_stopped(access: Access, entry: Entry) -> list[str]:
+    """Stops what was started since, by the engine when the host came up for instance: it finds half a database."""
+    ran = [ident for ident in entry.stopped if access.containers.runs(ident)]
+    services.stop(access.run, access.containers, ran)
+    if entry.stopped:
+        access.run.state = "The application stays stopped"
+    if not ran:
+        return []
+    names = ", ".join(access.containers.name_of(ident) for ident in ran)
+    return [f"{names} had been started on it and was stopped"]
+
+
+def _leave_alone(access: Access, journal: Journal, entry: Entry) -> list[str]:
+    """Whoever made the live database since is not known, nor whether it is ready for the application."""
+    notes = [
+        (
+            f"a restore of {entry.set_name} by replace was killed at {entry.at}; database "
+            f'"{entry.database}" was made by somebody else since, and is left as it is'
+        )
+    ]
+    if entry.safety_set:
+        notes.append(f"what was there before the restore is in the set {entry.safety_set}")
+    idle = [ident for ident in entry.stopped if not access.containers.runs(ident)]
+    if idle:
+        names = " ".join(access.containers.name_of(ident) for ident in idle)
+        notes.append(f"what the restore had stopped was not started: `docker start {names}`")
+    journal.write(entry, step="failed", reason="settled by a later run")
+    return notes
 
 
 def _settle_swap(
-    access: Access, journal: Journal, entry: Entry, session: Session, live_oid: int | None
+    access: Access,
+    journal: Journal,
+    entry: Entry,
+    session: Session,
+    live_oid: int | None,
+    *,
+    patient: bool,
 ) -> list[str]:
     what = f"a {entry.action} of {entry.set_name or entry.previous_name} was killed at {entry.at}"
     if entry.new_oid and live_oid == entry.new_oid:
@@ -90,25 +152,27 @@ def _settle_swap(
                 drop_database(session, name)
                 notes.append(f'its unfinished copy "{name}" was dropped')
     if entry.stopped:
-        troubles = services.start(access.containers, entry.stopped)
-        notes += troubles or [
+        troubles = services.failing(access.containers, entry.stopped)
+        notes += list(troubles.values()) or [
             f"{len(entry.stopped)} containers that it had stopped were started again"
         ]
+        if patient and any(not services.gone(access.containers, ident) for ident in troubles):
+            return notes
     journal.write(entry, step=outcome, reason="settled by a later run")
     return notes
 
 
 def require_complete(access: Access, journal: Journal) -> list[str]:
-    """Ends a run that was killed, as settle() does; for who reads the live database.
+    """Ends a run that was killed, as a patient settle() does; for who reads the live database.
 
     :raises SetError: a killed `replace` left it incomplete.
     """
-    notes = settle(access, journal)
-    if journal.unfinished():
+    notes = settle(access, journal, patient=True)
+    if half_replaced(access, journal):
         access.run.found.clear()
         raise SetError(
             f"There is nothing complete to dump: {'; '.join(notes)}",
-            state="Nothing was changed",
+            state=access.run.state,
             todo="Restore a set first",
         )
     return notes

@@ -23,13 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from .errors import HostError, TargetError
+from .errors import FiredrillError, HostError, TargetError
 
 _SYS_OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
 _SOCKET_DIRECTORIES = ("/run/postgresql", "/var/run/postgresql")
 _BUFFER_BYTES = 256 * 1024
+_CONNECT_TIMEOUT_S = 10.0
+#: For connections by TCP, in seconds and tries: a peer that is gone without a word is found in two minutes. The
+#: system's own settings take more than two hours.
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 60, 10, 6
+
+#: SSLRequest of the frontend/backend protocol: the one question that a server answers before it knows who asks.
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
 class _OpenHow(ctypes.Structure):
@@ -91,9 +98,16 @@ class Tcp:
 
     def connect(self) -> socket.socket:
         try:
-            return socket.create_connection((self.host, self.port), timeout=10)
+            connection = socket.create_connection((self.host, self.port), _CONNECT_TIMEOUT_S)
         except OSError as error:
             raise TargetError(f"{self} does not answer: {error.strerror or error}") from error
+        # That was for connecting: a server is silent for as long as an index or a foreign key takes it.
+        connection.settimeout(None)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
+        return connection
 
     @contextlib.contextmanager
     def address(self, unused_directory: Callable[[], Path]) -> Iterator[tuple[str, int]]:
@@ -232,6 +246,17 @@ class ContainerSocket:
             return
         for path, port in re.findall(r" (/.*/\.s\.PGSQL\.(\d+))$", listing, re.MULTILINE):
             yield path, int(port)
+
+
+def answers(endpoint: ContainerSocket | Tcp, timeout_s: float) -> bool:
+    """Whether a server still begins to talk to somebody new; one that is only busy does."""
+    try:
+        with contextlib.closing(endpoint.connect()) as connection:
+            connection.settimeout(timeout_s)
+            connection.sendall(_SSL_REQUEST)
+            return bool(connection.recv(1))
+    except (OSError, FiredrillError):
+        return False
 
 
 class Relay:

@@ -18,8 +18,9 @@ from .fetch import locate
 from .journal import Entry
 from .keyring import identity_of, open_key
 from .killed import current_name, half_replaced, settle
+from .load import check_evidence
 from .model import Comparison, Report, human_bytes, human_seconds
-from .preflight import Plan, examine
+from .preflight import Plan, _properties_here, examine
 from .restoration import Restoration, RestoreRequest
 from .restore_methods import replace, swap_in
 from .run import Progress, Run
@@ -30,6 +31,8 @@ from .vault import RecoverySet, sha256_of
 METHODS = ("swap", "replace")
 #: A new data directory and the scripts of the init directory take their time on an SD card.
 _START_WAIT_S = 600.0
+#: So many differences in a message.
+_SHOWN = 3
 
 
 def restore(request: RestoreRequest, progress: Progress | None = None) -> Report:
@@ -104,6 +107,7 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
                 todo="Restore a set without `fresh_cluster`",
             )
         plan = _examine(work, recovery_set, "replace" if lost else request.method)
+        remains = plan.live_oid or 0
         if lost:
             _take_over(work, lost, plan)
         plan.require_clean()
@@ -111,6 +115,8 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
         return _forecast(work, plan)
     # The set may lie elsewhere; the journal lies here.
     work.vault.prepare()
+    # What a killed run left has to stay known, whatever becomes of this one.
+    work.tidy = not lost
     entry = work.journal.write(
         Entry(
             run=run.id,
@@ -121,6 +127,7 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
             set_name=recovery_set.name,
             sha256=_digest(recovery_set),
             live_oid=plan.live_oid or 0,
+            new_oid=remains if lost else 0,
             # Killed at any later step, it leaves the database as incomplete as it is now.
             step="replacing" if lost else "begun",
             safety_set=lost.safety_set if lost else "",
@@ -140,12 +147,25 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
     work.journal.write(entry, step="done", seconds=round(run.elapsed_s, 3))
     _await_application(work, entry)
     if not request.keep_previous and entry.previous_name:
-        _drop_previous(work, entry.previous_name)
+        _drop_previous(work, entry)
     return _report(work, plan, comparison)
 
 
-def _drop_previous(work: Restoration, name: str) -> None:
-    """Of a cluster that is said to be fresh only what is empty goes; nobody can write to it under this name."""
+def _drop_previous(work: Restoration, entry: Entry) -> None:
+    """Only what nobody misses goes: of a fresh cluster what is empty, else what the safety dump holds all of.
+
+    Nobody can write to it under this name.
+    """
+    name = entry.previous_name
+    if entry.safety_set and not work.request.fresh_cluster:
+        with work.run.phase("compare"):
+            since = _written_since(work, entry)
+        if since:
+            work.notes.append(
+                f'what was live before is kept as "{name}", since it is not what the safety dump {entry.safety_set} '
+                f"holds ({since}); drop it when nobody misses it"
+            )
+            return
     if work.request.fresh_cluster and holds_data(work.access.server, name):
         work.notes.append(
             f'database "{work.database}" held data before this restore, so it is kept as "{name}"; drop it when nobody misses it'
@@ -154,6 +174,17 @@ def _drop_previous(work: Restoration, name: str) -> None:
     with work.access.server.maintenance(work.database) as session:
         drop_database(session, name)
     work.details["previous"] = ""
+
+
+def _written_since(work: Restoration, entry: Entry) -> str:
+    """In what the database from before is unlike its safety dump, for it was live until the swap; "" when in nothing."""
+    try:
+        safety = unseal(work.vault.resolve(entry.safety_set, work.database), work.safety_key)
+        manifest = safety.require_manifest()
+        found = check_evidence(work.access, entry.previous_name, manifest)
+    except FiredrillError as error:
+        return f"the two could not be compared: {error.what}"
+    return "; ".join([*found.differences, *found.unread][:_SHOWN])
 
 
 def _take_over(work: Restoration, lost: Entry, plan: Plan) -> None:
@@ -167,7 +198,8 @@ def _take_over(work: Restoration, lost: Entry, plan: Plan) -> None:
             safety = work.vault.resolve(lost.safety_set, work.database)
             manifest = unseal(safety, work.key).require_manifest()
     if manifest:
-        plan.properties = manifest.properties
+        with work.access.server.maintenance(work.database) as session:
+            plan.properties = _properties_here(plan, session, manifest.properties)
 
 
 def _examine(work: Restoration, recovery_set: RecoverySet, method: str) -> Plan:

@@ -14,7 +14,7 @@ from .access import Access, open_access
 from .cutover import cut_over
 from .errors import FiredrillError, RefusedError, SetError
 from .journal import Entry, Journal
-from .killed import current_name, settle
+from .killed import current_name, found_database, settle
 from .model import Report, human_seconds
 from .restoration import RestoreRequest
 from .run import Progress, Run
@@ -94,8 +94,13 @@ def _examine(access: Access, session: Session, last: Entry) -> tuple[str, int]:
     :raises RefusedError: they cannot be exchanged.
     """
     previous = current_name(session, last.live_oid)
-    live_oid = catalog.database_oid(session, last.database)
+    live_oid, unused_one = found_database(session, last.database)
     findings = catalog.obstacles(session, last.database)
+    for name in filter(None, (last.database, previous)):
+        if found_database(session, name)[1]:
+            findings.append(
+                f'a DROP of database "{name}" was cut short, it cannot be used any more'
+            )
     if not previous:
         findings.append(f'the database from before the restore, "{last.previous_name}", is gone')
     if live_oid is None or live_oid != last.new_oid:

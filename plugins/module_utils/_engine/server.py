@@ -7,28 +7,76 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
+import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Callable
 
 from .containers import Container, Containers
 from .errors import HostError, ServerError, TargetError
 from .model import LOWEST_MAJOR, Target
-from .relay import ContainerSocket, Tcp, read_inside
+from .relay import (
+    KEEPALIVE_COUNT,
+    KEEPALIVE_IDLE_S,
+    KEEPALIVE_INTERVAL_S,
+    ContainerSocket,
+    Tcp,
+    answers,
+    read_inside,
+)
 from .run import Run
 
 try:
     import psycopg2
     import psycopg2.errors
     import psycopg2.extensions
-    import psycopg2.extras
 
-    # libpq's own waiting cannot be interrupted by a signal; this one can.
-    psycopg2.extensions.set_wait_callback(psycopg2.extras.wait_select)
+    class _Connection(psycopg2.extensions.connection):
+        """A connection that knows whose it is, so that nobody waits for ever for a server that hangs."""
+
+        def __init__(self, server: Server, dsn: str) -> None:
+            self._server = server
+            #: When it has to be there; None once it is.
+            self._connect_by: float | None = time.monotonic() + _CONNECT_TIMEOUT_S
+            super().__init__(dsn)
+            self._connect_by = None
+
+        def waited(self, look_at: float) -> float:
+            """Called while the server is silent; returns when to look again whether it hangs.
+
+            :raises TargetError: it does.
+            """
+            if self._connect_by is not None:
+                if time.monotonic() >= self._connect_by:
+                    raise self._server.hangs()
+            # A run that is over still cleans up. That may take long and is not hurried, but no signal ends it any more.
+            elif self._server.run.cause and time.monotonic() >= look_at:
+                if not answers(self._server.endpoint, _CONNECT_TIMEOUT_S):
+                    raise self._server.hangs()
+                return time.monotonic() + _PATIENCE_S
+            return look_at
+
+    def _wait(connection: _Connection) -> None:
+        """Waits as psycopg2 wants it. A signal interrupts this, but not libpq's own waiting."""
+        look_at = time.monotonic() + _PATIENCE_S
+        while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+            wire = [connection.fileno()]
+            if state == psycopg2.extensions.POLL_READ:
+                reading, writing = wire, []
+            elif state == psycopg2.extensions.POLL_WRITE:
+                reading, writing = [], wire
+            else:
+                raise psycopg2.OperationalError(f"bad state from poll: {state}")
+            while not any(select.select(reading, writing, [], _LOOK_S)):
+                look_at = connection.waited(look_at)
+
+    psycopg2.extensions.set_wait_callback(_wait)
     HAS_PSYCOPG2 = True
 except ImportError:
     HAS_PSYCOPG2 = False
@@ -52,13 +100,19 @@ _SESSION = {
     "row_security": "off",
     "client_min_messages": "error",
 }
-#: Left out, one after the other, where a server does not know them or does not let this role set them.
-_EXTRA: tuple[dict[str, str], ...] = (
-    {"transaction_timeout": "0", "event_triggers": "off"},
-    {"transaction_timeout": "0"},
-    {},
-)
-_CONNECT_TIMEOUT_S = 15
+#: Left out, each by itself, where a server does not know it or does not let this role set it. With the first, what is
+#: said of the others, and whatever else is searched for words, is English.
+_EXTRA = {
+    "lc_messages": "C",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",
+    "event_triggers": "off",
+}
+_CONNECT_TIMEOUT_S = 15.0
+#: How often somebody who waits looks at the clock, and whether the run is over.
+_LOOK_S = 1.0
+#: After its end a run waits so long before it asks whether the server hangs.
+_PATIENCE_S = 5.0
 
 
 def quote_identifier(name: str) -> str:
@@ -79,6 +133,11 @@ def first_line(error: BaseException) -> str:
     """The first line of a library's message without its `ERROR:`."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.sub(r"^(ERROR|FATAL|PANIC):\s+", "", lines[0])
+
+
+def says(text: str, name: str) -> bool:
+    """Whether a server's text speaks of `name`: its words and quotes are in the server's language, names are not."""
+    return bool(re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", text))
 
 
 class Session:
@@ -179,7 +238,7 @@ class Server:
         self.user = target.user or environment.get("POSTGRES_USER") or "postgres"
         self.password = target.login_password or self._container_password()
         self.version = 0
-        self._extra = 0
+        self._extra = dict(_EXTRA)
         self._guard = threading.Lock()
 
     def _container_password(self) -> str:
@@ -200,13 +259,13 @@ class Server:
 
     def options(self) -> str:
         """Startup options of our sessions, as PGOPTIONS takes them."""
-        settings = {**_SESSION, **_EXTRA[self._extra]}
+        settings = {**self._extra, **_SESSION}
         return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
     def program_options(self) -> str:
         """Startup options for PostgreSQL's programs: no time-outs and no read-only default, else its own."""
-        settings = {name: value for name, value in _SESSION.items() if "timeout" in name}
-        settings.update({"default_transaction_read_only": "off"}, **_EXTRA[self._extra])
+        timeouts = {name: value for name, value in _SESSION.items() if "timeout" in name}
+        settings = {**self._extra, **timeouts, "default_transaction_read_only": "off"}
         return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
     @contextlib.contextmanager
@@ -239,19 +298,15 @@ class Server:
     def _connect(self, database: str) -> Any:
         while True:
             with self._guard:
-                extra = self._extra
-                options = self.options()
+                options, extra = self.options(), self._extra
             try:
                 return self._connect_with(database, options)
             except psycopg2.OperationalError as error:
-                text = first_line(error)
-                unknown = re.search(
-                    r"(unrecognized configuration parameter|permission denied to set)", text
-                )
-                if not unknown or extra + 1 >= len(_EXTRA):
+                refused = {name for name in extra if says(str(error), name)}
+                if not refused:
                     raise self._refusal(database, str(error)) from error
             with self._guard:
-                self._extra = max(self._extra, extra + 1)
+                self._extra = {n: v for n, v in self._extra.items() if n not in refused}
 
     def _connect_with(self, database: str, options: str) -> Any:
         with self.endpoint.address(lambda: self.run.private_directory("sql")) as (host, port):
@@ -264,10 +319,23 @@ class Server:
                 options=options,
                 application_name="firedrill",
                 client_encoding="UTF8",
-                connect_timeout=_CONNECT_TIMEOUT_S,
+                connection_factory=functools.partial(_Connection, self),
+                keepalives_idle=KEEPALIVE_IDLE_S,
+                keepalives_interval=KEEPALIVE_INTERVAL_S,
+                keepalives_count=KEEPALIVE_COUNT,
                 # One that is not there: root's own ~/.pgpass is none of this database's business.
                 passfile=str(self.run.directory / "no-password-file"),
             )
+
+    def hangs(self) -> TargetError:
+        """What is said of a server that is there, but silent."""
+        name = self.container.name
+        where = f" at {self.endpoint}" if isinstance(self.endpoint, Tcp) else ""
+        return TargetError(
+            f"The server in container {name} does not answer{where}: it hangs",
+            todo=f"Is the container paused, or its disk stalled? See `docker ps` and `docker logs {name}`; "
+            "run this again when it answers",
+        )
 
     def _refusal(self, database: str, text: str) -> TargetError:
         where = f"container {self.container.name}"
@@ -318,7 +386,9 @@ class Server:
         try:
             session = self.connect(first)
         except TargetError as error:
-            if "no database" not in error.what:
+            # Only what the server itself says has such a cause, and of a database that is not there in any language.
+            refused = isinstance(error.__cause__, psycopg2.OperationalError)
+            if not refused or not says(str(error.__cause__), first):
                 raise
             session = self.connect(second)
         try:

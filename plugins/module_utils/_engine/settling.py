@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .access import open_access
-from .errors import BusyError, ConfigError, FiredrillError, InterruptedRun, SetError
+from .errors import BusyError, ConfigError, FiredrillError, HostError, InterruptedRun, SetError
 from .journal import Entry, Journal
-from .killed import settle
+from .killed import half_replaced, settle
 from .model import Report, Target
 from .run import Progress, Run
 
@@ -72,13 +72,21 @@ def _settle(run: Run, request: SettleRequest) -> Report:
                 f"Nothing was interrupted in container {access.container.name}, but something was in another: "
                 f"see {journal.path}",
             )
-        notes = settle(access, journal)
-    if journal.unfinished():
+        notes = settle(access, journal, patient=True)
+        lost = half_replaced(access, journal)
+    if lost:
         run.found.clear()
         raise SetError(
             "; ".join(notes),
-            state="The application stays stopped",
+            state=run.state,
             todo=f"Restore a set (`firedrill restore latest --database {database}`)",
+        )
+    if journal.unfinished():
+        run.found.clear()
+        raise HostError(
+            "; ".join(notes),
+            state="Not all of the application runs",
+            todo="Make these containers start, or remove them (`docker rm`), then run this again",
         )
     return _report(database, "; ".join(notes), changed=True, container=access.container.name)
 

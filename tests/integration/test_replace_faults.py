@@ -1,0 +1,512 @@
+# Copyright: Firedrill contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Faults around the moment at which a restore gives up what was live: no row is lost, and none that is half full is used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from restoring import start_app
+from scenes import LIVE, RESTORED, WAIT_S, Scene, end, staged, words
+from servers import LABEL, Postgres, await_that, docker, remove
+
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    FiredrillError,
+    HostError,
+    InterruptedRun,
+    RefusedError,
+    SetError,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import Manifest
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    Report,
+    SqlScript,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.restore import (
+    RestoreRequest,
+    restore,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rollback import roll_back
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.settling import (
+    SettleRequest,
+    settle_interrupted,
+)
+
+pytestmark = [pytest.mark.integration, pytest.mark.newest_only, pytest.mark.slow]
+
+FAILING = (SqlScript(sql="SELECT 1 / 0"),)
+IMPORTS = """
+from _engine import restore_methods
+from _engine.model import SqlScript
+"""
+LATE = "INSERT INTO people VALUES (2000, 'written late')"
+
+
+@pytest.fixture(scope="module")
+def stage(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with staged(postgres, tmp_path_factory.mktemp("stage") / "sets") as scene:
+        yield scene
+
+
+@pytest.fixture
+def scene(stage: Any, sets: Path, clean_up_after: None) -> Iterator[Scene]:
+    scene = stage(sets)
+    yield scene
+    end(scene)
+
+
+@pytest.fixture
+def half_replaced(scene: Scene) -> Scene:
+    """A replace was killed in the middle of its load."""
+    process = scene.start_held_restore(method="replace")
+    process.kill()
+    process.wait(WAIT_S)
+    scene.release()
+    await_that(lambda: scene.sessions() == 0, "the sessions of the killed restore end")
+    assert scene.running() == [False, False]
+    return scene
+
+
+def restored(scene: Scene, progress: Any = None, **options: Any) -> Report:
+    options.setdefault("stop_services", scene.services)
+    target = scene.server.target(scene.database)
+    return restore(RestoreRequest(target, scene.directory, **options), progress)
+
+
+def settled(scene: Scene) -> Report:
+    return settle_interrupted(SettleRequest(scene.server.target(scene.database), scene.directory))
+
+
+def killed(scene: Scene, patch: str, **options: Any) -> None:
+    """Has a replace kill itself."""
+    process = scene.start_restore(IMPORTS + patch, method="replace", **options)
+    process.communicate(timeout=WAIT_S)
+    assert process.returncode == -9
+
+
+def safety_set(scene: Scene) -> str:
+    """The set that was made before anything was dropped."""
+    (name,) = {line["safety_set"] for line in scene.journal()} - {""}
+    return str(name)
+
+
+# -- nothing that was written is lost ----------------------------------------------------------------
+
+
+def test_what_is_written_until_the_application_stops_is_in_the_safety_dump_of_a_replace(scene):
+    seen = []
+
+    def look(phase: str, *unused: int) -> None:
+        if phase == "downtime" and not seen:
+            scene.server.sql(LATE, scene.database)
+        if phase in ("downtime", "safety dump"):
+            seen.append((phase, scene.running()))
+
+    report = restored(scene, look, method="replace")
+    assert scene.data() == RESTORED
+    assert [entry for entry in seen if entry[0] == "safety dump"] == [
+        ("safety dump", [False, False])
+    ]
+    restored(scene, source=report.details["safety_set"])
+    assert scene.data() == "302|2000"
+
+
+def test_an_interruption_of_the_safety_dump_leaves_all_as_it_was_and_starts_the_application(scene):
+    oid, starts = scene.oid(), scene.app_starts()
+
+    def interrupt(phase: str, *unused: int) -> None:
+        if phase == "safety dump":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(InterruptedRun) as caught:
+        restored(scene, interrupt, method="replace")
+    assert "live database is as it was; the application was started again" in str(caught.value)
+    assert (scene.oid(), scene.data()) == (oid, LIVE)
+    assert scene.running() == [True, True]
+    assert scene.app_starts() != starts
+    assert scene.journal()[-1]["step"] == "failed"
+
+
+def test_without_keep_previous_it_is_kept_all_the_same_if_it_was_written_to_after_its_dump(scene):
+    def write(phase: str, *unused: int) -> None:
+        if phase == "load":
+            scene.server.sql(LATE, scene.database)
+
+    report = restored(scene, write, keep_previous=False)
+    assert scene.data() == RESTORED
+    (kept,) = scene.beside()
+    assert report.details["previous"] == kept
+    (said,) = [text for text in report.warnings if kept in text]
+    assert "people" in said
+    assert report.details["safety_set"] in said
+    assert scene.data(kept) == "302|2000"
+
+
+def test_a_database_that_somebody_made_after_a_killed_replace_is_not_taken_for_its_remains(
+    half_replaced,
+):
+    scene = half_replaced
+    scene.server.sql(
+        f"DROP DATABASE {scene.database};"
+        f"CREATE DATABASE {scene.database} TEMPLATE pristine_{scene.database};"
+    )
+    scene.server.sql(LATE, scene.database)
+    report = restored(scene)
+    said = " ".join(report.warnings)
+    assert "was killed" in said
+    assert "made by somebody else" in said
+    assert safety_set(scene) in said
+    assert f"docker start {' '.join(scene.services)}" in said
+    assert scene.data() == RESTORED
+    (kept,) = scene.beside()
+    assert scene.data(kept) == "302|2000"
+
+
+# -- the DROP ----------------------------------------------------------------------------------------
+
+
+def test_a_drop_that_the_server_refuses_leaves_all_as_it_was_and_starts_the_application(scene):
+    oid = scene.oid()
+
+    def obstruct(phase: str, *unused: int) -> None:
+        if phase == "safety dump":
+            scene.server.sql(f"BEGIN; {LATE}; PREPARE TRANSACTION 'late'", scene.database)
+
+    try:
+        with pytest.raises(FiredrillError) as caught:
+            restored(scene, obstruct, method="replace")
+    finally:
+        scene.server.sql("ROLLBACK PREPARED 'late'", scene.database)
+    said = str(caught.value)
+    assert "could not be dropped" in said
+    assert "live database is as it was" in said
+    assert safety_set(scene) in said
+    assert (scene.oid(), scene.data()) == (oid, LIVE)
+    assert scene.running() == [True, True]
+    assert scene.journal()[-1]["step"] == "failed"
+
+
+def test_a_template_is_not_replaced_and_nothing_is_stopped(scene):
+    starts, files = scene.app_starts(), scene.files()
+    scene.server.sql(f"ALTER DATABASE {scene.database} IS_TEMPLATE true")
+    try:
+        with pytest.raises(RefusedError, match="is a template"):
+            restored(scene, method="replace")
+    finally:
+        scene.server.sql(f"ALTER DATABASE {scene.database} IS_TEMPLATE false")
+    assert scene.app_starts() == starts
+    assert scene.files() == sorted([*files, f"{scene.database}.journal"])
+    assert scene.data() == LIVE
+
+
+def test_a_signal_in_the_drop_puts_the_safety_dump_back(scene):
+    patch = """
+drop = restore_methods.drop_database
+def drop_and_be_told(session, name):
+    restore_methods.drop_database = drop
+    drop(session, name)
+    os.kill(os.getpid(), signal.SIGTERM)
+restore_methods.drop_database = drop_and_be_told
+"""
+    said = words(scene.start_restore(IMPORTS + patch, method="replace"))
+    assert "SIGTERM" in said
+    assert "put back" in said
+    assert "the application was started again" in said
+    assert scene.data() == LIVE
+    assert scene.running() == [True, True]
+    assert scene.journal()[-1]["step"] == "failed"
+
+
+# -- the way back ------------------------------------------------------------------------------------
+
+
+def test_a_signal_on_the_way_back_does_not_end_it(scene):
+    patch = """
+load = restore_methods.load
+def be_told_and_load(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    load(*arguments, **options)
+restore_methods.load = be_told_and_load
+"""
+    said = words(scene.start_restore(IMPORTS + patch, method="replace", post_sql=FAILING))
+    assert "put back" in said
+    assert safety_set(scene) in said
+    assert scene.data() == LIVE
+    assert scene.running() == [True, True]
+    assert scene.journal()[-1]["step"] == "failed"
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        """
+def die(*unused, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+restore_methods.load = die
+""",
+        """
+create = restore_methods.create_database
+def create_twice_and_die(*arguments):
+    create(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+def create_once(*arguments):
+    restore_methods.create_database = create_twice_and_die
+    return create(*arguments)
+restore_methods.create_database = create_once
+""",
+        """
+load = restore_methods.load
+def load_and_die(*arguments, **options):
+    load(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+restore_methods.load = load_and_die
+""",
+    ],
+    ids=["before the load", "after the create", "after the load"],
+)
+def test_a_way_back_that_was_killed_is_no_live_database(scene, patch):
+    killed(scene, patch, post_sql=FAILING)
+    for unused_one in range(2):
+        with pytest.raises(SetError) as caught:
+            settled(scene)
+        assert "incomplete" in str(caught.value)
+        assert safety_set(scene) in str(caught.value)
+    assert scene.running() == [False, False]
+    restored(scene, source=safety_set(scene), stop_services=())
+    assert scene.data() == LIVE
+    assert scene.running() == [True, True]
+    assert scene.beside() == []
+
+
+# -- what a kill left --------------------------------------------------------------------------------
+
+
+def test_a_second_replace_that_is_killed_before_its_drop_does_not_make_the_remains_good(
+    half_replaced,
+):
+    scene = half_replaced
+    patch = """
+def die(*unused):
+    os.kill(os.getpid(), signal.SIGKILL)
+restore_methods.drop_database = die
+"""
+    killed(scene, patch)
+    with pytest.raises(SetError, match="incomplete"):
+        settled(scene)
+    assert scene.running() == [False, False]
+    restored(scene, stop_services=())
+    assert scene.data() == RESTORED
+    assert scene.running() == [True, True]
+    assert scene.beside() == []
+
+
+def test_a_database_whose_drop_was_cut_short_is_not_used(scene):
+    patch = """
+def die(*unused):
+    os.kill(os.getpid(), signal.SIGKILL)
+restore_methods.drop_database = die
+"""
+    killed(scene, patch)
+    # What the server itself leaves when it goes down in the middle of a DROP.
+    scene.server.sql(f"UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{scene.database}'")
+    with pytest.raises(SetError) as caught:
+        settled(scene)
+    assert "incomplete" in str(caught.value)
+    assert safety_set(scene) in str(caught.value)
+    assert scene.running() == [False, False]
+    restored(scene, source=safety_set(scene), stop_services=())
+    assert scene.data() == LIVE
+    assert scene.running() == [True, True]
+
+
+def test_a_rollback_to_a_database_whose_drop_was_cut_short_is_refused(scene):
+    kept = restored(scene).details["previous"]
+    scene.server.sql(f"UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{kept}'")
+    request = RestoreRequest(scene.server.target(scene.database), scene.directory)
+    with pytest.raises(RefusedError, match="was cut short"):
+        roll_back(request)
+    assert scene.data() == RESTORED
+    assert scene.running() == [True, True]
+
+
+def test_what_the_engine_started_on_half_a_database_is_stopped_and_told(half_replaced):
+    scene = half_replaced
+    docker("start", scene.services[0])
+    with pytest.raises(SetError) as caught:
+        settled(scene)
+    said = str(caught.value)
+    assert f"{scene.services[0]} had been started on it and was stopped" in said
+    assert scene.services[1] not in said
+    assert scene.running() == [False, False]
+
+
+def test_a_refusal_after_a_killed_replace_forgets_nothing(half_replaced):
+    scene = half_replaced
+    safety = safety_set(scene)
+    scene.server.sql(f"DROP DATABASE {scene.database}")
+    for name in (safety, scene.set_name):
+        (scene.directory / f"{name}.json").rename(scene.directory / f"{name}.hidden")
+    dump = str(scene.directory / f"{scene.set_name}.dump")
+    with pytest.raises(RefusedError, match="no live database and no manifest"):
+        restored(scene, source=dump, verify=False, stop_services=())
+    with pytest.raises(SetError, match=safety):
+        settled(scene)
+    for name in (safety, scene.set_name):
+        (scene.directory / f"{name}.hidden").rename(scene.directory / f"{name}.json")
+    restored(scene, stop_services=())
+    assert scene.data() == RESTORED
+    assert scene.running() == [True, True]
+
+
+def test_remains_are_restored_in_a_tablespace_that_the_server_has(half_replaced):
+    scene = half_replaced
+    path = scene.directory / f"{safety_set(scene)}.json"
+    manifest = Manifest.from_json(path.read_text(), str(path))
+    properties = replace(manifest.properties, tablespace="gone")
+    path.write_text(replace(manifest, properties=properties).to_json())
+    report = restored(scene, stop_services=())
+    assert "no tablespace gone" in " ".join(report.warnings)
+    assert scene.data() == RESTORED
+
+
+# -- the application's containers --------------------------------------------------------------------
+
+
+def stubborn(image: str) -> str:
+    """A container that does not end when it is asked to."""
+    name = f"fdt-app-{uuid.uuid4().hex[:8]}"
+    settings = ["--network", "none", "--label", LABEL, "--entrypoint", "sh"]
+    script = 'trap "" TERM; while :; do sleep 1; done'
+    docker("run", "-d", "--name", name, *settings, image, "-c", script)
+    return name
+
+
+def happened(name: str, event: str, since: float) -> bool:
+    """Whether the engine told that event of a container."""
+    period = ["--since", f"{since:.3f}", "--until", f"{time.time():.3f}"]
+    return bool(
+        docker("events", *period, "--filter", f"container={name}", "--filter", f"event={event}")
+    )
+
+
+@pytest.mark.parametrize("method", ["swap", "replace"])
+def test_a_signal_while_a_container_stops_does_not_leave_it_stopped(scene, method):
+    name = stubborn(scene.server.image)
+    try:
+        since = time.time()
+        patch = "from _engine import containers\ncontainers._STOP_GRACE_S = 5"
+        process = scene.start("restore.restore", patch, stop_services=(name,), method=method)
+        await_that(lambda: happened(name, "kill", since), "its stop begins")
+        process.terminate()
+        said = words(process)
+        assert "SIGTERM" in said
+        assert "the application was started again" in said
+        await_that(lambda: happened(name, "die", since), "its stop ends", 40)
+        await_that(
+            lambda: docker("inspect", "-f", "{{.State.Running}}", name) == "true", "it runs", 10
+        )
+        assert scene.data() == LIVE
+    finally:
+        remove(name)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_container_in_the_network_of_another_starts_after_it_whatever_their_order(scene, first):
+    owner = scene.services[0]
+    guest = f"fdt-app-{uuid.uuid4().hex[:8]}"
+    settings = ["--label", LABEL, "--stop-signal", "SIGKILL", "--entrypoint", "sleep"]
+    network = f"container:{owner}"
+    docker("run", "-d", "--name", guest, "--network", network, *settings, scene.server.image, "999")
+    try:
+        pair = (owner, guest) if first == 0 else (guest, owner)
+        report = restored(scene, stop_services=pair)
+        assert [text for text in report.warnings if "could not be started" in text] == []
+        assert scene.running() == [True, True]
+        assert docker("inspect", "-f", "{{.State.Running}}", guest) == "true"
+    finally:
+        remove(guest)
+
+
+def test_a_settlement_is_not_the_end_while_a_container_does_not_start(scene, tmp_path):
+    directory = tmp_path / "of the application"
+    directory.mkdir()
+    mount = f"type=bind,source={directory},target=/mnt"
+    name = start_app(scene.server.image, "--mount", mount)
+    try:
+        patch = """
+def die(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+cutover.exchange = die
+"""
+        process = scene.start("restore.restore", patch, stop_services=(name, *scene.services))
+        process.communicate(timeout=WAIT_S)
+        assert process.returncode == -9
+        shutil.rmtree(directory)
+        for unused_one in range(2):
+            with pytest.raises(HostError) as caught:
+                settled(scene)
+            assert "could not be started" in str(caught.value)
+            # Another one does not suffer from it.
+            assert scene.running() == [True, True]
+        # Nor do the backups.
+        report = scene.server.backup(scene.directory, scene.database)
+        assert report.changed
+        assert "could not be started" in " ".join(report.warnings)
+        directory.mkdir()
+        assert settled(scene).changed
+        assert docker("inspect", "-f", "{{.State.Running}}", name) == "true"
+        assert not settled(scene).changed
+    finally:
+        remove(name)
+
+
+def test_a_container_that_is_gone_is_waited_for_by_no_settlement(scene):
+    name = start_app(scene.server.image)
+    try:
+        patch = """
+def die(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+cutover.exchange = die
+"""
+        process = scene.start("restore.restore", patch, stop_services=(name, *scene.services))
+        process.communicate(timeout=WAIT_S)
+        assert process.returncode == -9
+    finally:
+        remove(name)
+    report = settled(scene)
+    assert "is gone" in report.msg
+    assert scene.running() == [True, True]
+    assert not settled(scene).changed
+
+
+@pytest.mark.parametrize("method", ["swap", "replace"])
+def test_a_container_that_is_gone_makes_no_complete_restore_a_failure(scene, method):
+    name = start_app(scene.server.image)
+    ident = docker("inspect", "-f", "{{.Id}}", name)
+    entered = []
+
+    def take_away(phase: str, *unused: int) -> None:
+        entered.append(phase)
+        # The phase is entered to stop, and once more to start what was stopped.
+        if phase == "downtime" and entered.count(phase) == 2:
+            remove(name)
+
+    try:
+        report = restored(scene, take_away, method=method, stop_services=(name, *scene.services))
+    finally:
+        remove(name)
+    assert report.changed
+    assert f"container {ident[:12]} is gone" in report.warnings
+    assert scene.data() == RESTORED
+    assert scene.running() == [True, True]
