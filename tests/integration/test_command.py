@@ -22,6 +22,7 @@ import pytest
 from servers import ROOT, Postgres, docker, own_containers, remove
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.access import open_access
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.hashing import sha256_of
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import (
     FileEntry,
     Manifest,
@@ -32,7 +33,6 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
     utc_now,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import sha256_of
 
 pytestmark = pytest.mark.integration
 

@@ -17,6 +17,7 @@ from far_ends import Ssh, obscured, rclone_config, ssh_server
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import rsync
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import OffsiteError
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.hashing import sha256_of
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import FileEntry
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.remotes import store_of
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run
@@ -24,7 +25,6 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets
     OffsiteTarget,
     RcloneTarget,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import sha256_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

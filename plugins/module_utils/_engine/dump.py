@@ -28,6 +28,7 @@ from .errors import (
 from .evidence import Collector, holds_rows, sequence_evidence, sequence_values
 from .filenames import DUMP, GLOBALS, MANIFEST, SEALED
 from .guide import GUIDE, update_guide
+from .hashing import HashingFile
 from .journal import Journal
 from .killed import require_complete
 from .manifest import FileEntry, Manifest, Source
@@ -54,7 +55,7 @@ from .roles import read_roles
 from .run import Progress, Run
 from .server import Session
 from .snapshots import POPULATED, glancing, snapshot
-from .vault import HashingFile, RecoverySet, Vault, load_set
+from .vault import RecoverySet, Vault, load_set
 from .witness import Witness
 
 EVIDENCE_LEVELS = ("full", "counts", "none")

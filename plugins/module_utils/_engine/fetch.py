@@ -18,6 +18,7 @@ from typing import TypeVar
 from .clock import is_ahead
 from .errors import ConfigError, HostError, OffsiteError, SetError
 from .filenames import MANIFEST, names_meant
+from .hashing import sha256_of
 from .keyring import Key
 from .ledger import DAMAGED, Ledger
 from .manifest import FileEntry, Manifest
@@ -27,7 +28,7 @@ from .run import Run, owner_mark
 from .sealed import unseal
 from .stores import FarSet, Store
 from .targets import Offsite
-from .vault import DOWNLOADS, RecoverySet, Vault, limit_of, set_of_future, sha256_of
+from .vault import DOWNLOADS, RecoverySet, Vault, limit_of, set_of_future
 
 #: What the source of a set begins with that lies at an offsite target.
 FAR = "offsite:"

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from .cipher import Encrypting, Plaintext
+from .hashing import HashingFile
 from .recipients import Recipients
-from .vault import HashingFile
 
 
 class Outlet(Protocol):

@@ -158,7 +158,7 @@ def examine(
         if fresh_cluster and plan.live_oid is not None:
             _examine_fresh(access, plan)
         if plan.manifest and (plan.live_oid is None or fresh_cluster):
-            plan.properties = _properties_here(plan, session, plan.manifest.properties)
+            plan.properties = properties_here(plan, session, plan.manifest.properties)
         _examine_rights(plan, session, database)
         if plan.manifest:
             _examine_extensions(plan, session)
@@ -235,7 +235,7 @@ def _examine_fresh(access: Access, plan: Plan) -> None:
             )
 
 
-def _properties_here(
+def properties_here(
     plan: Plan, session: Session, properties: DatabaseProperties
 ) -> DatabaseProperties:
     """Those of the set, in a tablespace that the server has."""

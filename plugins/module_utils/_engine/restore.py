@@ -15,18 +15,19 @@ from .catalog import database_oid, drop_database
 from .errors import ConfigError, FiredrillError, RefusedError, TargetError
 from .evidence import LIVE_LOCK_TIMEOUT, collect, holds_data
 from .fetch import locate
+from .hashing import sha256_of
 from .journal import Entry
 from .keyring import identity_of, open_key
 from .killed import current_name, half_replaced, settle
 from .load import check_evidence
 from .model import Comparison, Report, human_bytes, human_seconds
-from .preflight import Plan, _properties_here, examine
+from .preflight import Plan, examine, properties_here
 from .restoration import Restoration, RestoreRequest
 from .restore_methods import replace, swap_in
 from .run import Progress, Run
 from .sealed import unseal
 from .startup import trouble_at_start
-from .vault import RecoverySet, sha256_of
+from .vault import RecoverySet
 
 METHODS = ("swap", "replace")
 #: A new data directory and the scripts of the init directory take their time on an SD card.
@@ -199,7 +200,7 @@ def _take_over(work: Restoration, lost: Entry, plan: Plan) -> None:
             manifest = unseal(safety, work.key).require_manifest()
     if manifest:
         with work.access.server.maintenance(work.database) as session:
-            plan.properties = _properties_here(plan, session, manifest.properties)
+            plan.properties = properties_here(plan, session, manifest.properties)
 
 
 def _examine(work: Restoration, recovery_set: RecoverySet, method: str) -> Plan:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from .errors import FiredrillError, OffsiteError, SetError
 from .filenames import MANIFEST
+from .hashing import sha256_of
 from .manifest import FileEntry
 from .stores import FarSet, Store, names_of
-from .vault import RecoverySet, sha256_of
+from .vault import RecoverySet
 
 
 class Upload:

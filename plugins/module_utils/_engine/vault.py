@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import stat
@@ -17,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO
 
 from .clock import is_ahead
 from .errors import ConfigError, HostError, SetError
@@ -32,6 +30,7 @@ from .filenames import (
     set_of_part,
     stamp_of,
 )
+from .hashing import HashingFile, digest_of
 from .keyring import Key
 from .manifest import FileEntry, Manifest
 from .model import Target, human_bytes, iso, parse_time, utc_now
@@ -40,7 +39,6 @@ from .run import owner_lives
 
 #: What a download from an offsite target is called while it lies beside the sets, and by whom it was begun.
 DOWNLOADS = ".offsite-"
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ class RecoverySet:
     @staticmethod
     def _digest(path: Path) -> str:
         try:
-            return _digest_of(path)
+            return digest_of(path)
         except OSError as error:
             # A card or disk that cannot give the bytes back has lost them; a missing right has not.
             if error.errno == errno.EIO:
@@ -202,80 +200,6 @@ def origins(sets: Iterable[RecoverySet]) -> list[str]:
 def set_of_future(name: str, created: datetime) -> str:
     """In words: why `latest` does not mean that set."""
     return f"{name} was passed over: its date {iso(created)} is in the future, was a clock wrong?"
-
-
-def _digest_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal, read in pieces.
-
-    :raises HostError: it cannot be read.
-    """
-    try:
-        return _digest_of(path)
-    except OSError as error:
-        raise HostError(
-            f"{path} cannot be read: {error.strerror}", todo="Is the disk failing? See `dmesg`"
-        ) from error
-
-
-class HashingFile:
-    """A file without a name that hashes what is written to it and gets its name at the end."""
-
-    def __init__(self, file: BinaryIO, directory: int, hidden: str) -> None:
-        self.file = file
-        self.bytes = 0
-        self._digest = hashlib.sha256()
-        self._directory = directory
-        self._hidden = hidden
-
-    def write(self, chunk: bytes) -> None:
-        self._digest.update(chunk)
-        self.file.write(chunk)
-        self.bytes += len(chunk)
-
-    def restart(self) -> None:
-        """Forgets what was written so far."""
-        self.file.seek(0)
-        self.file.truncate()
-        self.bytes = 0
-        self._digest = hashlib.sha256()
-
-    def finish(self) -> None:
-        """Everything is on the disk afterwards."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-
-    def entry(self, name: str) -> FileEntry:
-        return FileEntry(name, self.bytes, self._digest.hexdigest())
-
-    def publish(self, name: str) -> None:
-        """Gives the file its name; never replaces another. Whoever calls holds the directory's lock."""
-        here = self._directory
-        if self._hidden:
-            try:
-                os.link(self._hidden, name, src_dir_fd=here, dst_dir_fd=here)
-            except OSError as error:
-                # FAT, exFAT and many shares know no second name of a file; see link(2).
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-                    raise
-                if name in os.listdir(here):
-                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from error
-                os.rename(self._hidden, name, src_dir_fd=here, dst_dir_fd=here)
-        else:
-            # With a directory descriptor Python calls linkat(AT_SYMLINK_FOLLOW), as open(2) shows for O_TMPFILE.
-            os.link(
-                f"/proc/self/fd/{self.file.fileno()}",
-                name,
-                src_dir_fd=here,
-                dst_dir_fd=here,
-            )
 
 
 class Vault:
