@@ -15,8 +15,15 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.alarms 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import Section
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import HostError
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import utc_now
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    Target,
+    utc_now,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.mounts import not_mounted
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.settling import (
+    SettleRequest,
+    settle_interrupted,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.status import status_rows
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 
@@ -99,6 +106,14 @@ def test_the_host_says_that_its_disk_is_missing_and_not_that_there_is_no_set(dis
     (row,) = status_rows([section], None, utc_now())
     assert "seems not to be mounted" in row["problems"][0]
     assert not [text for text in row["problems"] if "no complete set" in text]
+
+
+def test_what_was_interrupted_is_not_called_nothing_while_nobody_can_tell(disk: Disk) -> None:
+    request = SettleRequest(Target("shop", container="none"), disk.sets)
+    with pytest.raises(HostError, match="seems not to be mounted"):
+        settle_interrupted(request)
+    disk.mount()
+    assert settle_interrupted(request).msg == "Nothing was interrupted"
 
 
 def test_what_was_tried_and_told_is_known_while_the_disk_is_away_and_afterwards(disk: Disk) -> None:

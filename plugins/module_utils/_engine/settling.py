@@ -15,7 +15,10 @@ from .errors import BusyError, ConfigError, FiredrillError, HostError, Interrupt
 from .journal import Entry, Journal
 from .killed import half_replaced, settle
 from .model import Report, Target
+from .mounts import not_mounted
 from .run import Progress, Run
+from .server import wait_until
+from .vault import Vault
 
 _PAUSE_S = 3.0
 
@@ -39,13 +42,17 @@ def settle_interrupted(request: SettleRequest, progress: Progress | None = None)
     """Ends what was interrupted; without such a thing neither Docker nor the server is asked.
 
     :raises SetError: a `replace` was killed, so only another restore helps.
+    :raises HostError: the disk with the journal is not mounted.
     :raises FiredrillError: it could not be done, or whatever has to be up for it is not.
     """
     database = request.target.database
+    deadline = time.monotonic() + request.wait_s
+    # At the boot the disk with the journal may come after us.
+    wait_until(lambda: not not_mounted(request.directory), request.wait_s)
+    Vault(request.directory).require_disk()
     if not interrupted(request.directory, database):
         return _report(database, "Nothing was interrupted")
     with Run("settle", progress=progress) as run:
-        deadline = time.monotonic() + request.wait_s
         while True:
             try:
                 with run.phase("wait for the server"):
