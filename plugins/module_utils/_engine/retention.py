@@ -65,8 +65,8 @@ SETTINGS = kinds.fields(
 class Candidate:
     """A complete set: its name, when its snapshot was taken, its rows, and what drills said of it.
 
-    `partly`: it passed a drill, or all was good that one could test.
-    `rows` is None when it has some and nobody counted them. `safety`: a restore made it, so it may hold the very accident that the restore was to undo. `unconfirmed`: the
+    `partly`: it passed a drill, or all was good that one could test. `rows` is None when it has some and nobody counted
+    them. `safety`: a restore made it, so it may hold the very accident that the restore was to undo. `unconfirmed`: the
     targets that are to hold a copy and are not known to.
     """
 
