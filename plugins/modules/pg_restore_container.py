@@ -60,8 +60,8 @@ options:
   method:
     description:
       - V(swap) restores beside the live database, then renames both. It needs the disk for two copies.
-      - V(replace) stops the application first, drops the database and restores in its place, for hosts without the disk for two
-        copies.
+      - V(replace) stops the application first, drops the database and then restores, for hosts without the disk for two
+        copies. What is restored gets the name when it is complete, so until then who connects all the same finds no database.
     type: str
     choices:
       - swap

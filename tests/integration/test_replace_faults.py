@@ -21,12 +21,17 @@ from restoring import start_app
 from scenes import LIVE, RESTORED, WAIT_S, Scene, end, staged, words
 from servers import LABEL, Postgres, await_that, docker, remove
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
+    preflight,
+    restore_methods,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     FiredrillError,
     HostError,
     InterruptedRun,
     RefusedError,
     SetError,
+    TargetError,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import Manifest
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
@@ -157,10 +162,7 @@ def test_a_database_that_somebody_made_after_a_killed_replace_is_not_taken_for_i
     half_replaced,
 ):
     scene = half_replaced
-    scene.server.sql(
-        f"DROP DATABASE {scene.database};"
-        f"CREATE DATABASE {scene.database} TEMPLATE pristine_{scene.database};"
-    )
+    scene.server.sql(f"CREATE DATABASE {scene.database} TEMPLATE pristine_{scene.database}")
     scene.server.sql(LATE, scene.database)
     report = restored(scene)
     said = " ".join(report.warnings)
@@ -280,7 +282,7 @@ def test_a_way_back_that_was_killed_is_no_live_database(scene, patch):
     for unused_one in range(2):
         with pytest.raises(SetError) as caught:
             settled(scene)
-        assert "incomplete" in str(caught.value)
+        assert "is not back" in str(caught.value)
         assert safety_set(scene) in str(caught.value)
     assert scene.running() == [False, False]
     restored(scene, source=safety_set(scene), stop_services=())
@@ -289,20 +291,159 @@ def test_a_way_back_that_was_killed_is_no_live_database(scene, patch):
     assert scene.beside() == []
 
 
+def test_a_way_back_that_was_killed_after_its_end_is_known_to_be_complete(scene):
+    patch = """
+exchange = restore_methods.exchange
+def exchange_and_die(*arguments, **options):
+    exchange(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+restore_methods.exchange = exchange_and_die
+"""
+    killed(scene, patch, post_sql=FAILING)
+    safety = safety_set(scene)
+    assert safety in settled(scene).msg
+    assert scene.data() == LIVE
+    assert scene.running() == [True, True]
+    # What is in the database is not what was to be restored.
+    assert restored(scene).changed
+    assert scene.data() == RESTORED
+
+
+def test_a_property_that_the_way_back_cannot_set_is_told(scene):
+    scene.server.sql(f"ALTER DATABASE {scene.database} SET work_mem = '7MB'")
+    patch = """
+def refuse(session, name, properties):
+    return ["work_mem of nobody"]
+restore_methods.apply_properties = refuse
+"""
+    said = words(scene.start_restore(IMPORTS + patch, method="replace", post_sql=FAILING))
+    assert "put back" in said
+    assert "could not be set: work_mem of nobody" in said
+    assert scene.data() == LIVE
+    assert scene.running() == [True, True]
+
+
+# -- who comes meanwhile -----------------------------------------------------------------------------
+
+
+def test_a_client_that_nobody_stopped_finds_no_database_while_it_is_filled(scene):
+    answers: dict[str, str] = {}
+
+    def write(phase: str, *unused: int) -> None:
+        # The safety dump before is verified too.
+        if phase == "load" or (answers and phase in ("verify", "analyze")):
+            with pytest.raises(AssertionError) as refused:
+                scene.server.sql(LATE, scene.database)
+            answers[phase] = str(refused.value)
+
+    restored(scene, write, method="replace")
+    assert list(answers) == ["load", "verify", "analyze"]
+    assert all("does not exist" in text for text in answers.values())
+    assert scene.data() == RESTORED
+    assert scene.beside() == []
+
+
+@pytest.mark.parametrize("options", [{}, {"post_sql": FAILING}], ids=["restored", "put back"])
+def test_a_database_that_a_client_made_meanwhile_is_kept_beside(scene, options):
+    def make(phase: str, *unused: int) -> None:
+        if phase == "load" and not scene.oid():
+            scene.server.sql(f"CREATE DATABASE {scene.database} TEMPLATE pristine_{scene.database}")
+            scene.server.sql(LATE, scene.database)
+
+    if options:
+        with pytest.raises(FiredrillError, match="put back") as caught:
+            restored(scene, make, method="replace", **options)
+        said = str(caught.value)
+    else:
+        said = " ".join(restored(scene, make, method="replace", **options).warnings)
+    assert scene.data() == (LIVE if options else RESTORED)
+    (kept,) = scene.beside()
+    assert f'kept as "{kept}"' in said
+    assert scene.data(kept) == "302|2000"
+    assert scene.running() == [True, True]
+
+
+def test_an_empty_database_that_a_client_made_after_a_kill_is_none(half_replaced):
+    scene = half_replaced
+    scene.server.sql(f"CREATE DATABASE {scene.database}")
+    with pytest.raises(SetError, match="is not back"):
+        settled(scene)
+    assert scene.running() == [False, False]
+    restored(scene, stop_services=())
+    assert scene.data() == RESTORED
+    assert scene.running() == [True, True]
+
+
 # -- what a kill left --------------------------------------------------------------------------------
 
 
-def test_a_second_replace_that_is_killed_before_its_drop_does_not_make_the_remains_good(
+def test_a_replace_that_was_killed_right_after_its_rename_is_known_to_be_complete(scene):
+    patch = """
+exchange = restore_methods.exchange
+def exchange_and_die(*arguments, **options):
+    exchange(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+restore_methods.exchange = exchange_and_die
+"""
+    killed(scene, patch)
+    assert scene.running() == [False, False]
+    assert "it is complete" in settled(scene).msg
+    assert scene.data() == RESTORED
+    assert scene.running() == [True, True]
+    assert not restored(scene).changed
+
+
+def test_a_rename_that_was_not_answered_is_known_by_its_oid(scene, monkeypatch):
+    original = restore_methods.exchange
+
+    def lose(*arguments: Any, **options: Any) -> None:
+        original(*arguments, **options)
+        raise TargetError("the connection was lost")
+
+    monkeypatch.setattr(restore_methods, "exchange", lose)
+    with pytest.raises(FiredrillError, match="complete all the same"):
+        restored(scene, method="replace")
+    monkeypatch.undo()
+    assert scene.data() == RESTORED
+    assert scene.running() == [True, True]
+    assert not restored(scene).changed
+
+
+def test_an_unfinished_copy_goes_with_the_settlement_and_its_room_is_counted_before(
+    half_replaced, monkeypatch
+):
+    scene = half_replaced
+    (copy,) = scene.beside()
+    size = int(scene.server.sql(f"SELECT pg_database_size('{copy}')"))
+    # As much as is needed, but for what the copy takes.
+    needed = preflight.room_for(
+        Manifest.from_json(
+            (scene.directory / f"{scene.set_name}.json").read_text(), ""
+        ).source.database_bytes
+    )
+    monkeypatch.setattr(preflight, "free_bytes_inside", lambda *unused: needed - size)
+    assert restored(scene, check=True).changed
+    monkeypatch.setattr(preflight, "free_bytes_inside", lambda *unused: needed - size - 1)
+    with pytest.raises(RefusedError, match="free some space"):
+        restored(scene, check=True)
+    monkeypatch.undo()
+    with pytest.raises(SetError) as caught:
+        settled(scene)
+    assert f'its unfinished copy "{copy}" was dropped' in str(caught.value)
+    assert scene.beside() == []
+
+
+def test_a_second_replace_that_is_killed_before_its_load_does_not_make_the_remains_good(
     half_replaced,
 ):
     scene = half_replaced
     patch = """
 def die(*unused):
     os.kill(os.getpid(), signal.SIGKILL)
-restore_methods.drop_database = die
+restore_methods.create_database = die
 """
     killed(scene, patch)
-    with pytest.raises(SetError, match="incomplete"):
+    with pytest.raises(SetError, match="is not back"):
         settled(scene)
     assert scene.running() == [False, False]
     restored(scene, stop_services=())
@@ -322,7 +463,7 @@ restore_methods.drop_database = die
     scene.server.sql(f"UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{scene.database}'")
     with pytest.raises(SetError) as caught:
         settled(scene)
-    assert "incomplete" in str(caught.value)
+    assert "is not back" in str(caught.value)
     assert safety_set(scene) in str(caught.value)
     assert scene.running() == [False, False]
     restored(scene, source=safety_set(scene), stop_services=())
@@ -340,13 +481,13 @@ def test_a_rollback_to_a_database_whose_drop_was_cut_short_is_refused(scene):
     assert scene.running() == [True, True]
 
 
-def test_what_the_engine_started_on_half_a_database_is_stopped_and_told(half_replaced):
+def test_what_the_engine_started_without_its_database_is_stopped_and_told(half_replaced):
     scene = half_replaced
     docker("start", scene.services[0])
     with pytest.raises(SetError) as caught:
         settled(scene)
     said = str(caught.value)
-    assert f"{scene.services[0]} had been started on it and was stopped" in said
+    assert f"{scene.services[0]} had been started without it and was stopped" in said
     assert scene.services[1] not in said
     assert scene.running() == [False, False]
 
@@ -354,7 +495,6 @@ def test_what_the_engine_started_on_half_a_database_is_stopped_and_told(half_rep
 def test_a_refusal_after_a_killed_replace_forgets_nothing(half_replaced):
     scene = half_replaced
     safety = safety_set(scene)
-    scene.server.sql(f"DROP DATABASE {scene.database}")
     for name in (safety, scene.set_name):
         (scene.directory / f"{name}.json").rename(scene.directory / f"{name}.hidden")
     dump = str(scene.directory / f"{scene.set_name}.dump")

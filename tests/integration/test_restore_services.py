@@ -170,7 +170,7 @@ def test_services_never_start_on_half_a_database_and_the_next_restore_starts_the
 ) -> None:
     options = {"method": "replace", "stop_services": ("web",), **by_labels}
     text = shop.refusal(safety_dump=False, post_sql=FAILING, **options)
-    assert "is incomplete" in text
+    assert "was dropped and is not back" in text
     assert apps["web"] in text
     assert "stays stopped" in text
     assert not runs(apps["web"])
@@ -179,7 +179,7 @@ def test_services_never_start_on_half_a_database_and_the_next_restore_starts_the
     report = shop.restore(safety_dump=False, **options)
     assert shop.contents() == shop.original
     assert runs(apps["web"])
-    assert any("was killed" in text or "incomplete" in text for text in report.warnings)
+    assert any("is not back" in text for text in report.warnings)
 
 
 def test_a_service_that_does_not_start_again_is_reported_and_the_restore_stands(

@@ -34,24 +34,31 @@ def _may_be_half_replaced(entry: Entry) -> bool:
 
 
 def _is_half_replaced(access: Access, entry: Entry, session: Session) -> bool:
-    """Whether what is there now is what a killed `replace` left, and not a database that somebody else made since."""
+    """Whether a killed `replace` had dropped the live database, and nobody has made one with data in it since."""
     if not _may_be_half_replaced(entry):
         return False
     live_oid, invalid = found_database(session, entry.database)
     if live_oid is None or invalid:
         return True
-    if entry.new_oid and live_oid == entry.new_oid:
-        return True
-    # It was killed between making the database and writing down its OID, or before the DROP.
-    return (
-        entry.step == "replacing"
-        and live_oid != entry.live_oid
-        and not holds_data(access.server, entry.database)
-    )
+    # What it fills gets the live name last of all; before the DROP the old one has it still.
+    if live_oid in (entry.live_oid, entry.new_oid):
+        return False
+    return not holds_data(access.server, entry.database)
+
+
+def unfinished_copy(session: Session, entry: Entry) -> str:
+    """The name of the database that a killed restore was filling; "" when there is none.
+
+    A rollback's incoming database is the one to return to, never a copy to throw away.
+    """
+    if entry.action != "restore" or not entry.new_name:
+        return ""
+    oid = database_oid(session, entry.new_name)
+    return entry.new_name if oid and entry.new_oid in (0, oid) else ""
 
 
 def half_replaced(access: Access, journal: Journal) -> Entry | None:
-    """The killed `replace` that left the database incomplete; None when it is complete."""
+    """The killed `replace` that dropped the live database and brought none back; None when there is one."""
     entry = journal.unfinished()
     if entry is None:
         return None
@@ -62,7 +69,7 @@ def half_replaced(access: Access, journal: Journal) -> Entry | None:
 def settle(access: Access, journal: Journal, *, patient: bool = False) -> list[str]:
     """Ends a run that was killed in the middle, from its journal; says what was found and done.
 
-    A database that a `replace` left incomplete stays so: only another restore can help, and the
+    Where a `replace` dropped the database and brought none back, only another restore can help, and the
     application stays stopped until then.
 
     :param patient: as long as a container that is to be started does not start, the run is not ended either, so that
@@ -81,25 +88,30 @@ def settle(access: Access, journal: Journal, *, patient: bool = False) -> list[s
 def _settle(access: Access, journal: Journal, entry: Entry, *, patient: bool) -> list[str]:
     database = access.target.database
     with access.server.maintenance(database) as session:
+        notes = []
+        if copy := unfinished_copy(session, entry):
+            drop_database(session, copy)
+            notes.append(f'its unfinished copy "{copy}" was dropped')
         if _is_half_replaced(access, entry, session):
             return [
-                f"a restore of {entry.set_name} by replace was killed at {entry.at} and left database "
-                f'"{database}" incomplete'
+                f"a restore of {entry.set_name} by replace was killed at {entry.at}: database "
+                f'"{database}" was dropped and is not back'
                 + (
                     f"; what was there before is in the set {entry.safety_set}"
                     if entry.safety_set
                     else ""
                 ),
+                *notes,
                 *_keep_stopped(access, entry),
             ]
         live_oid = database_oid(session, database)
-        if _may_be_half_replaced(entry) and live_oid != entry.live_oid:
-            return _leave_alone(access, journal, entry)
-        return _settle_swap(access, journal, entry, session, live_oid, patient=patient)
+        if _may_be_half_replaced(entry) and live_oid not in (entry.live_oid, entry.new_oid):
+            return _leave_alone(access, journal, entry, notes)
+        return _settle_swap(access, journal, entry, live_oid, notes, patient=patient)
 
 
 def _keep_stopped(access: Access, entry: Entry) -> list[str]:
-    """Stops what was started since, by the engine when the host came up for instance: it finds half a database."""
+    """Stops what was started since, by the engine when the host came up for instance: it finds no database."""
     ran = [ident for ident in entry.stopped if access.containers.runs(ident)]
     services.stop(access.run, access.containers, ran)
     if entry.stopped:
@@ -107,16 +119,17 @@ def _keep_stopped(access: Access, entry: Entry) -> list[str]:
     if not ran:
         return []
     names = ", ".join(access.containers.name_of(ident) for ident in ran)
-    return [f"{names} had been started on it and was stopped"]
+    return [f"{names} had been started without it and was stopped"]
 
 
-def _leave_alone(access: Access, journal: Journal, entry: Entry) -> list[str]:
+def _leave_alone(access: Access, journal: Journal, entry: Entry, done: list[str]) -> list[str]:
     """Whoever made the live database since is not known, nor whether it is ready for the application."""
     notes = [
         (
             f"a restore of {entry.set_name} by replace was killed at {entry.at}; database "
             f'"{entry.database}" was made by somebody else since, and is left as it is'
-        )
+        ),
+        *done,
     ]
     if entry.safety_set:
         notes.append(f"what was there before the restore is in the set {entry.safety_set}")
@@ -132,25 +145,22 @@ def _settle_swap(
     access: Access,
     journal: Journal,
     entry: Entry,
-    session: Session,
     live_oid: int | None,
+    done: list[str],
     *,
     patient: bool,
 ) -> list[str]:
     what = f"a {entry.action} of {entry.set_name or entry.previous_name} was killed at {entry.at}"
     if entry.new_oid and live_oid == entry.new_oid:
         when = "swapped" if entry.method == "swap" else "restored"
-        notes = [f"{what}, after the database had been {when}: it is complete"]
+        notes = [f"{what}, after the database had been {when}: it is complete", *done]
         outcome = "done"
     else:
-        notes = [f"{what}, before the databases were swapped: the live database is as it was"]
+        notes = [
+            f"{what}, before the databases were swapped: the live database is as it was",
+            *done,
+        ]
         outcome = "failed"
-        # A rollback's incoming database is the one to return to, never a copy to throw away.
-        if entry.action == "restore" and entry.method == "swap" and entry.new_name:
-            name = current_name(session, entry.new_oid) if entry.new_oid else entry.new_name
-            if name and name == entry.new_name:
-                drop_database(session, name)
-                notes.append(f'its unfinished copy "{name}" was dropped')
     if entry.stopped:
         troubles = services.failing(access.containers, entry.stopped)
         notes += list(troubles.values()) or [
@@ -165,13 +175,13 @@ def _settle_swap(
 def require_complete(access: Access, journal: Journal) -> list[str]:
     """Ends a run that was killed, as a patient settle() does; for who reads the live database.
 
-    :raises SetError: a killed `replace` left it incomplete.
+    :raises SetError: a killed `replace` brought none back.
     """
     notes = settle(access, journal, patient=True)
     if half_replaced(access, journal):
         access.run.found.clear()
         raise SetError(
-            f"There is nothing complete to dump: {'; '.join(notes)}",
+            f"There is nothing to dump: {'; '.join(notes)}",
             state=access.run.state,
             todo="Restore a set first",
         )

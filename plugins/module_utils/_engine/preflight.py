@@ -145,8 +145,12 @@ def examine(
     fresh_cluster: bool,
     stop_services: tuple[str, ...],
     post_sql: tuple[SqlScript, ...],
+    copy_bytes: int,
 ) -> Plan:
-    """Looks at the set, the server, the disk and the application; changes nothing."""
+    """Looks at the set, the server, the disk and the application; changes nothing.
+
+    :param copy_bytes: what is dropped before anything is restored.
+    """
     plan = Plan(recovery_set)
     database = access.target.database
     with access.server.maintenance(database) as session:
@@ -163,7 +167,14 @@ def examine(
         if plan.manifest:
             _examine_extensions(plan, session)
             _examine_roles(plan, session, superusers=superusers, fresh_cluster=fresh_cluster)
-        _examine_room(access, plan, session, method, may_replace=not fresh_cluster)
+        _examine_room(
+            access,
+            plan,
+            session,
+            method,
+            may_replace=not fresh_cluster,
+            copy_bytes=copy_bytes,
+        )
     _collect_finding(plan, lambda: _examine_application(access, plan, stop_services))
     _collect_finding(plan, lambda: plan.scripts.extend(read_scripts(access, post_sql)))
     _compare_with_earlier(plan, vault, database)
@@ -308,7 +319,13 @@ def _examine_roles(plan: Plan, session: Session, *, superusers: bool, fresh_clus
 
 
 def _examine_room(
-    access: Access, plan: Plan, session: Session, method: str, *, may_replace: bool
+    access: Access,
+    plan: Plan,
+    session: Session,
+    method: str,
+    *,
+    may_replace: bool,
+    copy_bytes: int,
 ) -> None:
     """Room for what is restored, where the server keeps its data."""
     if plan.manifest:
@@ -328,7 +345,7 @@ def _examine_room(
     still_there = f"earlier restores kept {listed}: drop those that nobody goes back to"
     directory = str(session.value("SELECT current_setting('data_directory')"))
     try:
-        free = free_bytes_inside(access.container.pid, directory)
+        free = free_bytes_inside(access.container.pid, directory) + copy_bytes
     except OSError:
         plan.warnings.append(
             f"the free disk space at {directory} in the container could not be read"

@@ -11,14 +11,14 @@ from dataclasses import replace as changed
 
 from . import services
 from .access import Access, open_access
-from .catalog import database_oid, drop_database
+from .catalog import database_bytes, database_oid, drop_database
 from .errors import ConfigError, FiredrillError, RefusedError, TargetError
 from .evidence import LIVE_LOCK_TIMEOUT, collect, holds_data
 from .fetch import locate
 from .hashing import sha256_of
 from .journal import Entry
 from .keyring import identity_of, open_key
-from .killed import current_name, half_replaced, settle
+from .killed import current_name, half_replaced, settle, unfinished_copy
 from .load import check_evidence
 from .model import Comparison, Report, human_bytes, human_seconds
 from .preflight import Plan, examine, properties_here
@@ -107,8 +107,12 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
                 state="Nothing was changed",
                 todo="Restore a set without `fresh_cluster`",
             )
-        plan = _examine(work, recovery_set, "replace" if lost else request.method)
-        remains = plan.live_oid or 0
+        plan = _examine(
+            work,
+            recovery_set,
+            "replace" if lost else request.method,
+            _copy_bytes(work, killed) if killed else 0,
+        )
         if lost:
             _take_over(work, lost, plan)
         plan.require_clean()
@@ -128,8 +132,7 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
             set_name=recovery_set.name,
             sha256=_digest(recovery_set),
             live_oid=plan.live_oid or 0,
-            new_oid=remains if lost else 0,
-            # Killed at any later step, it leaves the database as incomplete as it is now.
+            # Killed at any later step, it leaves as little as there is now.
             step="replacing" if lost else "begun",
             safety_set=lost.safety_set if lost else "",
             stopped=lost.stopped if lost else (),
@@ -189,7 +192,7 @@ def _written_since(work: Restoration, entry: Entry) -> str:
 
 
 def _take_over(work: Restoration, lost: Entry, plan: Plan) -> None:
-    """What a killed `replace` left is no live database: nothing to keep, and not what it was like."""
+    """What may have the live name after a killed `replace` is nothing to keep, and not what it was like."""
     plan.live_oid = None
     plan.rows_live = {}
     plan.running_services = tuple(dict.fromkeys([*lost.stopped, *plan.running_services]))
@@ -203,7 +206,14 @@ def _take_over(work: Restoration, lost: Entry, plan: Plan) -> None:
             plan.properties = properties_here(plan, session, manifest.properties)
 
 
-def _examine(work: Restoration, recovery_set: RecoverySet, method: str) -> Plan:
+def _copy_bytes(work: Restoration, killed: Entry) -> int:
+    """What the unfinished copy of a killed run takes, which goes before anything is restored."""
+    with work.access.server.maintenance(work.database) as session:
+        copy = unfinished_copy(session, killed)
+        return database_bytes(session, copy) if copy else 0
+
+
+def _examine(work: Restoration, recovery_set: RecoverySet, method: str, copy_bytes: int) -> Plan:
     request = work.request
     return examine(
         work.access,
@@ -216,6 +226,7 @@ def _examine(work: Restoration, recovery_set: RecoverySet, method: str) -> Plan:
         fresh_cluster=request.fresh_cluster,
         stop_services=request.stop_services,
         post_sql=request.post_sql,
+        copy_bytes=copy_bytes,
     )
 
 

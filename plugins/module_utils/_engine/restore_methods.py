@@ -7,20 +7,21 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace as changed
 
 from . import services
-from .catalog import apply_properties, create_database, drop_database
+from .catalog import apply_properties, create_database, database_oid, drop_database
 from .cutover import cut_over
 from .errors import FiredrillError, RefusedError, ServerError, TargetError
 from .journal import Entry
-from .killed import current_name, found_database
+from .killed import current_name, found_database, unfinished_copy
 from .load import analyze, check_evidence, load, require_equal
 from .model import Comparison, DatabaseProperties
 from .preflight import Plan
 from .restoration import Restoration, known_properties
 from .sealed import unseal
 from .server import Session
-from .swap import beside
+from .swap import beside, exchange
 
 _DROP_ATTEMPTS = 4
 
@@ -73,7 +74,10 @@ def _drop_copy(work: Restoration, session: Session, name: str, entry: Entry) -> 
 
 
 def replace(work: Restoration, entry: Entry, plan: Plan) -> tuple[Entry, Comparison]:
-    """Drops the live database and restores in its place, for hosts without the disk for two copies.
+    """Drops the live database, then restores, for hosts without the disk for two copies.
+
+    What is restored gets the live name when it is complete: whoever connects meanwhile, in spite of `stop_services`,
+    is in nobody's way.
 
     :returns: the journal's entry, and how the evidence compared.
     :raises FiredrillError: what was live before was put back from the safety dump; where that was not
@@ -82,48 +86,44 @@ def replace(work: Restoration, entry: Entry, plan: Plan) -> tuple[Entry, Compari
     access, run = work.access, work.run
     run.state = "The live database was not touched and the application was not stopped"
     properties = known_properties(plan)
-    # A killed run may have left the database incomplete; then there is no way back before this step.
+    # A killed run may have left none; then there is no way back before this step.
     whole = work.tidy = entry.step != "replacing"
     _require_droppable(work)
     entry = work.journal.write(
         entry,
         step="stopping" if whole else entry.step,
         stopped=plan.running_services,
-        new_name=work.database,
     )
     try:
         with access.server.maintenance(work.database) as session, run.phase("downtime"):
-            run.state = (
-                "The live database is as it was"
-                if whole
-                else f'Database "{work.database}" is incomplete'
-            )
+            run.state = "The live database is as it was" if whole else _dropped(work)
             services.stop(run, access.containers, entry.stopped)
             if plan.live_oid is not None and work.request.safety_dump:
                 # Not before: what the application writes until it stops has to be in it.
                 entry = _dump_stopped(work, entry)
             work.create_roles(session, plan)
             try:
-                entry = work.journal.write(entry, step="replacing")
+                new_name = beside(session, work.database, "restore")
+                entry = work.journal.write(entry, step="replacing", new_name=new_name)
                 whole = False
                 work.tidy = False
-                run.state = f'Database "{work.database}" is incomplete'
+                run.state = _dropped(work)
                 # An interruption is looked at when it is known whether the database is there still.
                 with run.undisturbed():
-                    _drop_live(session, work.database)
-                oid = create_database(session, work.database, properties)
+                    if plan.live_oid is not None or found_database(session, work.database)[1]:
+                        _drop_live(session, work.database)
+                oid = create_database(session, new_name, properties)
                 entry = work.journal.write(entry, step="created", new_oid=oid)
-                comparison = work.fill(work.database, plan, properties)
+                comparison = work.fill(new_name, plan, properties)
                 with run.undisturbed():
-                    entry = work.journal.write(entry, step="swapped")
+                    work.notes += _move_in(work, session, new_name)
                     whole = True
                     run.state = "The restore is complete"
+                    entry = work.journal.write(entry, step="swapped")
             except BaseException:
                 if not whole:
                     with run.undisturbed():
-                        whole = _is_untouched(work, entry) or _return_to_safety(
-                            work, entry, properties
-                        )
+                        entry, whole = _left_by(work, entry, properties)
                 raise
     finally:
         if whole:
@@ -171,6 +171,10 @@ def _as_it_was(entry: Entry) -> str:
     return f"The live database is as it was{kept}"
 
 
+def _dropped(work: Restoration) -> str:
+    return f'Database "{work.database}" was dropped and is not back'
+
+
 def _drop_live(session: Session, name: str) -> None:
     """Drops the live database, after a few attempts if somebody stays connected.
 
@@ -189,58 +193,89 @@ def _drop_live(session: Session, name: str) -> None:
                 ) from error
 
 
-def _is_untouched(work: Restoration, entry: Entry) -> bool:
-    """Whether the database that was live is there still, because the DROP was refused or never begun."""
-    if not entry.live_oid:
-        return False
+def _move_in(work: Restoration, session: Session, name: str) -> list[str]:
+    """Gives a complete database the live name; returns what is to be told of it.
+
+    :raises TargetError: it could not be renamed.
+    """
+    aside = beside(session, work.database, "before")
+    exchange(work.access, session, live=work.database, aside=aside, incoming=name)
+    if database_oid(session, aside) is None:
+        return []
+    return [
+        f'somebody made a database "{work.database}" while it was being restored; that one is kept as "{aside}"'
+    ]
+
+
+def _left_by(work: Restoration, entry: Entry, properties: DatabaseProperties) -> tuple[Entry, bool]:
+    """What a `replace` that failed in its middle leaves: the journal's entry, and whether the live database is whole."""
+    live_oid, invalid = _found_live(work)
+    if live_oid and not invalid and live_oid == entry.live_oid:
+        # The DROP was refused, or never begun.
+        work.run.state = _as_it_was(entry)
+        work.tidy = True
+        return entry, True
+    if live_oid and live_oid == entry.new_oid:
+        # The rename was not answered, and took place.
+        work.run.state = "The restore is complete all the same"
+        return work.journal.write(entry, step="swapped"), True
+    return entry, _return_to_safety(work, entry, properties)
+
+
+def _found_live(work: Restoration) -> tuple[int | None, bool]:
+    """As found_database(), of the live one; none where the server does not say."""
     try:
         with work.access.server.maintenance(work.database) as session:
-            if found_database(session, work.database) != (entry.live_oid, False):
-                return False
+            return found_database(session, work.database)
     except FiredrillError:
-        return False
-    work.run.state = _as_it_was(entry)
-    work.tidy = True
-    return True
+        return None, False
 
 
 def _return_to_safety(work: Restoration, entry: Entry, properties: DatabaseProperties) -> bool:
     """Puts back what was there before a `replace` that failed; returns whether that worked.
 
-    For the journal it is one more database that is made in place of the live one: killed in here, it is as incomplete.
+    For the journal it is one more restore in place of the live one: killed in here, it goes on from there.
     """
-    run, journal = work.run, work.journal
+    run = work.run
     if not entry.safety_set:
         return False
-    run.state = (
-        f'Database "{work.database}" is incomplete; what was there before is in the set '
-        f"{entry.safety_set}"
-    )
-    oid = 0
+    run.state = f"{_dropped(work)}; what was there before is in the set {entry.safety_set}"
+    name, oid, refused, told = "", 0, list[str](), list[str]()
     try:
         safety = work.vault.resolve(entry.safety_set, work.database)
         safety = unseal(safety, work.safety_key)
+        manifest = safety.require_manifest()
         with run.phase("return"), work.access.server.maintenance(work.database) as session:
+            if copy := unfinished_copy(session, entry):
+                drop_database(session, copy)
+            if found_database(session, work.database)[1]:
+                # What a DROP that was cut short leaves can be nobody's.
+                drop_database(session, work.database)
+            name = beside(session, work.database, "return")
+            entry = changed(
+                entry, set_name=safety.name, sha256=manifest.dump.sha256, new_name=name, new_oid=0
+            )
             # A journal that cannot be written, on a full disk for instance, is no reason to leave it at that.
             with suppress(FiredrillError):
-                entry = journal.write(entry, step="replacing")
-            drop_database(session, work.database)
-            oid = create_database(session, work.database, properties)
+                work.journal.write(entry, step="replacing")
+            oid = create_database(session, name, properties)
             with suppress(FiredrillError):
-                entry = journal.write(entry, step="created", new_oid=oid)
-            load(work.access, safety, work.database, jobs=work.request.jobs)
-            manifest = safety.require_manifest()
-            require_equal(check_evidence(work.access, work.database, manifest), safety.name)
-            with work.access.server.session(work.database) as inside:
-                apply_properties(inside, work.database, properties)
-            analyze(work.access, work.database)
+                work.journal.write(entry, step="created", new_oid=oid)
+            load(work.access, safety, name, jobs=work.request.jobs)
+            require_equal(check_evidence(work.access, name, manifest), safety.name)
+            with work.access.server.session(name) as inside:
+                refused = apply_properties(inside, name, properties)
+            analyze(work.access, name)
+            told = _move_in(work, session, name)
     except FiredrillError as error:
-        run.state += f", which could not be put back: {error.what}"
-        if oid and entry.new_oid != oid:
-            # The next run would take it for a whole one that somebody made; that there is none tells it.
+        if not oid or _found_live(work)[0] != oid:
+            run.state += f", which could not be put back: {error.what}"
             with suppress(FiredrillError), work.access.server.maintenance(work.database) as session:
-                drop_database(session, work.database)
-        return False
+                drop_database(session, name)
+            return False
     run.state = f"What was there before was put back from the set {entry.safety_set}"
+    if refused:
+        run.state += f", but for properties that could not be set: {', '.join(refused)}"
+    run.state = "; ".join([run.state, *told])
     work.tidy = True
     return True
