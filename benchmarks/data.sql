@@ -7,7 +7,7 @@ CREATE TABLE customers (
 INSERT INTO customers
 SELECT g, 'Customer ' || g || ' ' || (ARRAY['Müller', 'Nguyen', 'García', 'Smith', 'Okafor'])[1 + g % 5],
        'c' || g || '@' || (ARRAY['example.com', 'example.org', 'mail.example'])[1 + g % 3],
-       (g * 7919 % 9999) || ' ' || (ARRAY['Main', 'Oak', 'Station', 'Church'])[1 + g % 4] || ' Street',
+       (g::bigint * 7919 % 9999) || ' ' || (ARRAY['Main', 'Oak', 'Station', 'Church'])[1 + g % 4] || ' Street',
        repeat((ARRAY['prefers mornings; ', 'gate code on file; ', 'pays late; '])[1 + g % 3], 1 + g % 6),
        '2024-01-01'::timestamptz + g * interval '7 minutes'
   FROM generate_series(1, :scale * 1500) g;

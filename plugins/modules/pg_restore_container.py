@@ -87,6 +87,8 @@ options:
   post_sql:
     description:
       - SQL that is played after the restore, before the application gets to see the database.
+      - The database still has another name then, so that C(\connect) and C(ON DATABASE) by its name fail; C(current_database()) tells
+        the name.
       - Exactly one of O(post_sql[].file), O(post_sql[].container_file) and O(post_sql[].sql) has to be set in each entry.
     type: list
     elements: dict

@@ -269,6 +269,28 @@ def test_a_file_that_went_up_in_pieces_is_read_back_for_its_hash_is_only_what_wa
 
 
 @pytest.mark.slow
+def test_a_large_file_over_sftp_is_hashed_there_from_what_its_disk_has(
+    sets: Path, ssh: Ssh, tmp_path: Path
+) -> None:
+    name = add_set(sets, utc_now(), 201_000_000)
+    far = tmp_path / "far"
+    far.mkdir()
+    target = ssh.sftp("large", far)
+    assert copy(sets, target).verdict == ""
+    known = Ledger(sets, "shop").copy_of(name, "large")
+    assert known is not None
+    assert known.proof in ("sha1", "md5")
+    (there,) = far.rglob(f"{name}.dump")
+    with there.open("r+b") as file:
+        file.seek(100_000_000)
+        file.write(b"rotten")
+    path = sets / f"{name}.dump"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = FileEntry(path.name, 201_000_000, digest)
+    assert store(target).proofs({path: entry}) == {path.name: ""}
+
+
+@pytest.mark.slow
 def test_the_bandwidth_limit_reaches_the_program(
     sets: Path, made: str, far: Callable[..., OffsiteTarget]
 ) -> None:

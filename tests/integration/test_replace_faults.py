@@ -22,8 +22,10 @@ from scenes import LIVE, RESTORED, WAIT_S, Scene, end, staged, words
 from servers import LABEL, Postgres, await_that, docker, remove
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
+    cutover,
     preflight,
     restore_methods,
+    swap,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     FiredrillError,
@@ -323,7 +325,136 @@ restore_methods.apply_properties = refuse
     assert scene.running() == [True, True]
 
 
+def test_a_server_that_the_load_brought_down_is_waited_for_on_the_way_back(scene):
+    crash = SqlScript(sql="COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'")
+    with pytest.raises(FiredrillError) as caught:
+        restored(scene, method="replace", post_sql=(crash,))
+    assert "put back from the set" in str(caught.value)
+    assert scene.data() == LIVE
+    assert scene.running() == [True, True]
+    assert scene.beside() == []
+
+
+def test_a_failure_without_a_safety_dump_leaves_no_copy_that_fills_the_disk(scene):
+    with pytest.raises(FiredrillError, match="was dropped and is not back"):
+        restored(scene, method="replace", safety_dump=False, post_sql=FAILING)
+    assert scene.beside() == []
+    restored(scene, stop_services=())
+    assert scene.data() == RESTORED
+    assert scene.running() == [True, True]
+
+
+# -- what cannot be restored under another name ------------------------------------------------------
+
+
+@pytest.fixture
+def only_here(scene: Scene) -> Iterator[str]:
+    """An extension that the live database has and no database of another name can have, as pg_cron is one."""
+    share = docker("exec", scene.server.name, "pg_config", "--sharedir") + "/extension"
+    script = (
+        f"DO $$ BEGIN IF current_database() <> '{scene.database}'"
+        " THEN RAISE EXCEPTION 'not in this database'; END IF; END $$;"
+    )
+    files = {
+        "only_here.control": "default_version = '1'\nrelocatable = true\n",
+        "only_here--1.sql": script,
+    }
+    for name, text in files.items():
+        command = f'printf %s "$1" > {share}/{name}'
+        docker("exec", "-u", "root", scene.server.name, "sh", "-c", command, "sh", text)
+    scene.server.sql("CREATE EXTENSION only_here", scene.database)
+    yield "only_here"
+    paths = [f"{share}/{name}" for name in files]
+    docker("exec", "-u", "root", scene.server.name, "rm", *paths)
+
+
+@pytest.mark.parametrize("method", ["swap", "replace"])
+def test_an_extension_that_the_copy_cannot_have_is_told_before_anything_is_stopped(
+    scene, only_here, method
+):
+    oid, starts, files = scene.oid(), scene.app_starts(), scene.files()
+    with pytest.raises(RefusedError) as caught:
+        restored(scene, method=method)
+    said = str(caught.value)
+    assert "extension only_here cannot be created" in said
+    assert "not in this database" in said
+    assert "application was not stopped" in said
+    assert "RECOVERY.md" in said
+    assert (scene.oid(), scene.data(), scene.app_starts()) == (oid, LIVE, starts)
+    assert scene.beside() == []
+    # No safety dump was made for it.
+    assert scene.files() == sorted([*files, f"{scene.database}.journal"])
+    assert scene.journal()[-1]["step"] == "failed"
+
+
+# -- where there was no database ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def blank(scene: Scene) -> Scene:
+    scene.server.sql(f"DROP DATABASE {scene.database}")
+    return scene
+
+
+def test_a_failure_where_there_was_no_database_leaves_none_and_starts_the_application(blank):
+    with pytest.raises(FiredrillError) as caught:
+        restored(blank, post_sql=FAILING)
+    said = str(caught.value)
+    assert f'There is no database "{blank.database}", as before' in said
+    assert "the application was started again" in said
+    assert "dropped" not in said
+    assert blank.oid() == ""
+    assert blank.beside() == []
+    assert blank.running() == [True, True]
+    assert blank.journal()[-1]["step"] == "failed"
+
+
+def test_a_kill_where_there_was_no_database_is_no_reason_to_refuse_a_fresh_cluster(blank):
+    process = blank.start_held_restore()
+    process.kill()
+    process.wait(WAIT_S)
+    blank.release()
+    await_that(lambda: blank.sessions() == 0, "the sessions of the killed restore end")
+    report = restored(blank, fresh_cluster=True)
+    said = " ".join(report.warnings)
+    assert f'there is no database "{blank.database}"' in said
+    assert "unfinished copy" in said
+    assert blank.data() == RESTORED
+    assert blank.running() == [True, True]
+    assert blank.beside() == []
+
+
 # -- who comes meanwhile -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["swap", "replace"])
+def test_a_database_that_comes_or_goes_between_the_look_and_the_rename_is_dealt_with(
+    scene, monkeypatch, method
+):
+    original, looks = swap.database_oid, []
+
+    def look(session: Any, name: str) -> int | None:
+        found = original(session, name)
+        if name == scene.database and not looks:
+            looks.append(found)
+            if found is None:
+                scene.server.sql(f"CREATE DATABASE {name} TEMPLATE pristine_{name}")
+            else:
+                scene.server.sql(f"DROP DATABASE {name} WITH (FORCE)")
+        return found
+
+    def exchange(*arguments: Any, **options: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(swap, "database_oid", look)
+            swap.exchange(*arguments, **options)
+
+    module = cutover if method == "swap" else restore_methods
+    monkeypatch.setattr(module, "exchange", exchange)
+    restored(scene, method=method)
+    assert len(looks) == 1
+    assert scene.data() == RESTORED
+    assert scene.running() == [True, True]
+    assert [scene.data(name) for name in scene.beside()] == ([] if method == "swap" else [LIVE])
 
 
 def test_a_client_that_nobody_stopped_finds_no_database_while_it_is_filled(scene):
@@ -375,6 +506,36 @@ def test_an_empty_database_that_a_client_made_after_a_kill_is_none(half_replaced
 
 
 # -- what a kill left --------------------------------------------------------------------------------
+
+
+def test_a_container_that_is_gone_since_keeps_no_restore_from_being_made(scene):
+    name = start_app(scene.server.image)
+    try:
+        process = scene.start(
+            "restore.restore",
+            IMPORTS,
+            stop_services=(name, *scene.services),
+            method="replace",
+            post_sql=FAILING,
+            safety_dump=False,
+        )
+        assert "is not back" in words(process)
+    finally:
+        remove(name)
+    restored(scene, stop_services=())
+    assert scene.data() == RESTORED
+    assert scene.running() == [True, True]
+
+
+def test_half_a_copy_that_somebody_gave_the_live_name_is_not_taken_for_complete(half_replaced):
+    scene = half_replaced
+    (copy,) = scene.beside()
+    scene.server.sql(f"ALTER DATABASE {copy} RENAME TO {scene.database}")
+    with pytest.raises(SetError, match="is not back"):
+        settled(scene)
+    assert scene.running() == [False, False]
+    restored(scene, stop_services=())
+    assert scene.data() == RESTORED
 
 
 def test_a_replace_that_was_killed_right_after_its_rename_is_known_to_be_complete(scene):

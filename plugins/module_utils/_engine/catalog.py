@@ -23,6 +23,7 @@ _LIST_SETTINGS = frozenset(
 )
 #: Classes of SQLSTATE that say nothing of the statement (errcodes-appendix.html of the manual): insufficient
 #: resources, operator intervention, system error.
+_DROP_ATTEMPTS = 4
 _SERVER_IN_TROUBLE = ("53", "57", "58")
 _DATABASE_PRIVILEGES = ("CONNECT", "CREATE", "TEMPORARY")
 
@@ -133,8 +134,18 @@ def create_database(session: Session, name: str, properties: DatabaseProperties)
 
 
 def drop_database(session: Session, name: str) -> None:
-    """Drops a database with everybody who is connected to it; no error when it is not there."""
-    session.execute(composed("DROP DATABASE IF EXISTS {} WITH (FORCE)", name))
+    """Drops a database with everybody who is connected to it; no error when it is not there.
+
+    :raises ServerError: the server refuses it.
+    """
+    for attempt in range(1, _DROP_ATTEMPTS + 1):
+        try:
+            session.execute(composed("DROP DATABASE IF EXISTS {} WITH (FORCE)", name))
+            return
+        except ServerError as error:
+            # 55006: somebody is connected, whom the server could not get rid of in its five seconds.
+            if error.sqlstate != "55006" or attempt == _DROP_ATTEMPTS:
+                raise
 
 
 def set_setting(session: Session, subject: str, setting: str) -> None:

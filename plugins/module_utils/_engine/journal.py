@@ -17,7 +17,7 @@ from .filenames import file_base
 from .model import iso, utc_now
 
 #: The steps that end a run. Before them a swap takes begun, created, stopping, swapping, swapped, and a replace begun,
-#: stopping, replacing, created, swapped.
+#: stopping, replacing, swapping, swapped.
 _ENDED = ("done", "failed")
 
 

@@ -29,20 +29,26 @@ def found_database(session: Session, name: str) -> tuple[int | None, bool]:
     return (int(rows[0][0]), bool(rows[0][1])) if rows else (None, False)
 
 
-def _may_be_half_replaced(entry: Entry) -> bool:
-    return entry.method == "replace" and entry.step in ("replacing", "created")
+def _may_have_dropped(entry: Entry) -> bool:
+    return (
+        entry.method == "replace"
+        and entry.step in ("replacing", "swapping")
+        and bool(entry.live_oid)
+    )
 
 
 def _is_half_replaced(access: Access, entry: Entry, session: Session) -> bool:
     """Whether a killed `replace` had dropped the live database, and nobody has made one with data in it since."""
-    if not _may_be_half_replaced(entry):
+    if not _may_have_dropped(entry):
         return False
     live_oid, invalid = found_database(session, entry.database)
     if live_oid is None or invalid:
         return True
-    # What it fills gets the live name last of all; before the DROP the old one has it still.
-    if live_oid in (entry.live_oid, entry.new_oid):
+    if live_oid == entry.live_oid:
         return False
+    if live_oid == entry.new_oid:
+        # What it fills gets the live name when it is complete, or from somebody's hand.
+        return entry.step == "replacing"
     return not holds_data(access.server, entry.database)
 
 
@@ -51,7 +57,7 @@ def unfinished_copy(session: Session, entry: Entry) -> str:
 
     A rollback's incoming database is the one to return to, never a copy to throw away.
     """
-    if entry.action != "restore" or not entry.new_name:
+    if entry.action != "restore" or entry.new_name in ("", entry.database):
         return ""
     oid = database_oid(session, entry.new_name)
     return entry.new_name if oid and entry.new_oid in (0, oid) else ""
@@ -105,7 +111,7 @@ def _settle(access: Access, journal: Journal, entry: Entry, *, patient: bool) ->
                 *_keep_stopped(access, entry),
             ]
         live_oid = database_oid(session, database)
-        if _may_be_half_replaced(entry) and live_oid not in (entry.live_oid, entry.new_oid):
+        if _may_have_dropped(entry) and live_oid not in (entry.live_oid, entry.new_oid):
             return _leave_alone(access, journal, entry, notes)
         return _settle_swap(access, journal, entry, live_oid, notes, patient=patient)
 
@@ -156,10 +162,10 @@ def _settle_swap(
         notes = [f"{what}, after the database had been {when}: it is complete", *done]
         outcome = "done"
     else:
-        notes = [
-            f"{what}, before the databases were swapped: the live database is as it was",
-            *done,
-        ]
+        now = "the live database is as it was"
+        if live_oid is None:
+            now = f'there is no database "{entry.database}"'
+        notes = [f"{what}, before the databases were swapped: {now}", *done]
         outcome = "failed"
     if entry.stopped:
         troubles = services.failing(access.containers, entry.stopped)

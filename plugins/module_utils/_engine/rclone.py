@@ -11,6 +11,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -25,7 +26,8 @@ from .targets import RcloneTarget
 _NOT_THERE = (3, 4)
 #: What far ends compute and Python knows, the better one first.
 _HASHES = ("sha256", "sha1", "md5")
-#: Larger files go up in pieces in most object stores, and the hash of the whole is then only what the sender said.
+#: Larger files go up in pieces in most object stores, and the hash of the whole is then only what the sender said,
+#: unless the far end reads the file when it is asked.
 _WHOLE_BYTES = 200_000_000
 #: One file after the other, with little memory: the host may have no more than a few hundred megabytes.
 _OPTIONS = (
@@ -54,6 +56,7 @@ class RcloneStore(Store):
         self._options = [f"--config={target.config_file}", *_OPTIONS]
         self._limit = [f"--bwlimit={target.max_bytes_per_s}B"] if target.max_bytes_per_s else []
         self._hash: str | None = None
+        self._reads = False
 
     def connect(self) -> None:
         """Each start of rclone connects by itself."""
@@ -89,22 +92,32 @@ class RcloneStore(Store):
 
     def proofs(self, files: Mapping[Path, FileEntry]) -> dict[str, str]:
         kind = self._far_hash()
-        asked = [entry for entry in files.values() if kind and entry.bytes <= _WHOLE_BYTES]
-        found = self._hashes(asked, kind) if asked else {}
+        asked = [
+            entry
+            for entry in files.values()
+            if kind and (self._reads or entry.bytes <= _WHOLE_BYTES)
+        ]
+        # Both ends read the files at the same time.
+        with ThreadPoolExecutor(1) as pool:
+            own = {
+                entry.name: pool.submit(_digest_of, path, entry, kind)
+                for path, entry in files.items()
+                if entry in asked
+            }
+            found = self._hashes(asked, kind) if asked else {}
         return {
-            entry.name: self._proof(path, entry, kind, found.get(entry.name, _Shown()))
+            entry.name: self._proof(entry, kind, own[entry.name], found.get(entry.name, _Shown()))
             if entry in asked
             else self._read_back(entry)
-            for path, entry in files.items()
+            for entry in files.values()
         }
 
-    def _proof(self, path: Path, entry: FileEntry, kind: str, shown: _Shown) -> str:
+    def _proof(self, entry: FileEntry, kind: str, own: Future[str], shown: _Shown) -> str:
         if shown.bytes != entry.bytes:
             return ""
         if not shown.digest:
             return self._read_back(entry)
-        own = entry.sha256 if kind == "sha256" else _digest_of(path, kind)
-        return kind if shown.digest == own else ""
+        return kind if shown.digest == own.result() else ""
 
     def get(self, name: str, path: Path) -> None:
         # A limit that leaves others their bandwidth is none for a recovery.
@@ -141,8 +154,11 @@ class RcloneStore(Store):
         """The hash that the far end computes itself; "" for none."""
         if self._hash is None:
             ended = self._run("backend", "features", self.place)
-            known = self._json(ended, "it could not be asked what it can do").get("Hashes") or ()
-            self._hash = next((kind for kind in _HASHES if kind in known), "")
+            told = self._json(ended, "it could not be asked what it can do")
+            can = told.get("Features") or {}
+            # Only what reads the file is slow: over SFTP, say. A remote upon another one may have remembered it.
+            self._reads = bool(can.get("SlowHash")) and not can.get("UnWrap")
+            self._hash = next((kind for kind in _HASHES if kind in (told.get("Hashes") or ())), "")
         return self._hash
 
     def _hashes(self, entries: list[FileEntry], kind: str) -> dict[str, _Shown]:
@@ -200,7 +216,9 @@ def _told(ended: Ended) -> str:
     )
 
 
-def _digest_of(path: Path, kind: str) -> str:
+def _digest_of(path: Path, entry: FileEntry, kind: str) -> str:
+    if kind == "sha256":
+        return entry.sha256
     digest = hashlib.new(kind)
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -131,7 +131,7 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
             database=work.database,
             set_name=recovery_set.name,
             sha256=_digest(recovery_set),
-            live_oid=plan.live_oid or 0,
+            live_oid=lost.live_oid if lost else plan.live_oid or 0,
             # Killed at any later step, it leaves as little as there is now.
             step="replacing" if lost else "begun",
             safety_set=lost.safety_set if lost else "",
@@ -195,7 +195,9 @@ def _take_over(work: Restoration, lost: Entry, plan: Plan) -> None:
     """What may have the live name after a killed `replace` is nothing to keep, and not what it was like."""
     plan.live_oid = None
     plan.rows_live = {}
-    plan.running_services = tuple(dict.fromkeys([*lost.stopped, *plan.running_services]))
+    containers = work.access.containers
+    there = [ident for ident in lost.stopped if not services.gone(containers, ident)]
+    plan.running_services = tuple(dict.fromkeys([*there, *plan.running_services]))
     manifest = plan.manifest
     if lost.safety_set:
         with suppress(FiredrillError):

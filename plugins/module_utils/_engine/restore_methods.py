@@ -10,7 +10,13 @@ from contextlib import suppress
 from dataclasses import replace as changed
 
 from . import services
-from .catalog import apply_properties, create_database, database_oid, drop_database
+from .catalog import (
+    apply_properties,
+    create_database,
+    database_oid,
+    drop_database,
+    read_extensions,
+)
 from .cutover import cut_over
 from .errors import FiredrillError, RefusedError, ServerError, TargetError
 from .journal import Entry
@@ -20,10 +26,11 @@ from .model import Comparison, DatabaseProperties
 from .preflight import Plan
 from .restoration import Restoration, known_properties
 from .sealed import unseal
-from .server import Session
+from .server import Session, composed, wait_until
 from .swap import beside, exchange
 
-_DROP_ATTEMPTS = 4
+#: So long a server that a load brought down may take to come up again.
+_SERVER_WAIT_S = 60.0
 
 
 def swap_in(work: Restoration, entry: Entry, plan: Plan) -> tuple[Entry, Comparison]:
@@ -38,39 +45,76 @@ def swap_in(work: Restoration, entry: Entry, plan: Plan) -> tuple[Entry, Compari
         entry = work.dump_for_safety(entry)
     properties = known_properties(plan)
     with access.server.maintenance(work.database) as session:
-        new_name = beside(session, work.database, "restore")
-        entry = work.journal.write(entry, new_name=new_name)
+        entry = work.journal.write(entry, new_name=beside(session, work.database, "restore"))
         try:
             work.create_roles(session, plan)
-            oid = create_database(session, new_name, properties)
-            entry = work.journal.write(entry, step="created", new_oid=oid)
-            comparison = work.fill(new_name, plan, properties)
+            entry = _create_copy(work, session, entry, plan, properties)
+            entry = work.journal.write(entry, step="created")
+            comparison = work.fill(entry.new_name, plan, properties)
             entry = work.journal.write(entry, step="stopping", stopped=plan.running_services)
             aside = beside(session, work.database, "before")
             entry, troubles = cut_over(access, work.journal, entry, session, aside=aside)
             work.notes += troubles
         except BaseException:
-            _drop_copy(work, session, new_name, entry)
+            run.state += _drop_copy(work, entry)
             raise
     work.details["previous"] = entry.previous_name
     return entry, comparison
 
 
-def _drop_copy(work: Restoration, session: Session, name: str, entry: Entry) -> None:
-    """After a failure: the unfinished copy goes, unless it is the live database by now."""
-    work.tidy = False
+def _create_copy(
+    work: Restoration, session: Session, entry: Entry, plan: Plan, properties: DatabaseProperties
+) -> Entry:
+    """Creates the database `entry.new_name`, which is to be filled.
+
+    :returns: the entry with its OID, which is in the journal too.
+    :raises RefusedError: it cannot hold what the set or the live database has, since it is called otherwise.
+    """
+    with work.run.undisturbed():
+        oid = create_database(session, entry.new_name, properties)
+        entry = work.journal.write(entry, new_oid=oid)
+    wanted = {one.name for one in plan.manifest.extensions} if plan.manifest else set[str]()
+    if plan.live_oid is not None:
+        # One that cannot be read is no reason to keep it.
+        with suppress(FiredrillError), work.access.server.session(work.database) as live:
+            wanted |= {one.name for one in read_extensions(live)}
+    with work.access.server.session(entry.new_name) as inside:
+        for name in sorted(wanted):
+            _try_extension(work, inside, name)
+    return entry
+
+
+def _try_extension(work: Restoration, session: Session, name: str) -> None:
+    session.execute("BEGIN")
     try:
-        if entry.new_oid and current_name(session, entry.new_oid) not in ("", name):
-            return
-        drop_database(session, name)
+        # Ours have no schema to create anything in.
+        session.execute("SET LOCAL search_path = public")
+        session.execute(composed("CREATE EXTENSION IF NOT EXISTS {} CASCADE", name))
+    except ServerError as error:
+        raise RefusedError(
+            "The restore was refused",
+            [
+                f"extension {name} cannot be created in a database of another name, in which it is restored: {error.what}"
+            ],
+            state=work.run.state,
+            todo="The plain commands of RECOVERY.md, beside the sets, restore under the name itself",
+        ) from error
+    finally:
+        with suppress(FiredrillError):
+            session.execute("ROLLBACK")
+
+
+def _drop_copy(work: Restoration, entry: Entry) -> str:
+    """After a failure: the unfinished copy goes, unless it is the live database by now; returns what is left, in words."""
+    work.tidy = False
+    with suppress(FiredrillError), work.access.server.maintenance(work.database) as session:
+        if entry.new_oid and current_name(session, entry.new_oid) not in ("", entry.new_name):
+            return ""
+        if copy := unfinished_copy(session, entry):
+            drop_database(session, copy)
         work.tidy = True
-    except FiredrillError:
-        with suppress(FiredrillError), work.access.server.maintenance(work.database) as again:
-            if not entry.new_oid or current_name(again, entry.new_oid) in ("", name):
-                drop_database(again, name)
-                work.tidy = True
-    if not work.tidy:
-        work.run.state += f'; the unfinished copy "{name}" is still there, the next run removes it'
+        return ""
+    return f'; the unfinished copy "{entry.new_name}" is still there, the next run removes it'
 
 
 def replace(work: Restoration, entry: Entry, plan: Plan) -> tuple[Entry, Comparison]:
@@ -84,46 +128,51 @@ def replace(work: Restoration, entry: Entry, plan: Plan) -> tuple[Entry, Compari
         possible, the run's `state` says so and the application stays stopped.
     """
     access, run = work.access, work.run
-    run.state = "The live database was not touched and the application was not stopped"
-    properties = known_properties(plan)
-    # A killed run may have left none; then there is no way back before this step.
+    # After a killed run there may be no way back any more.
     whole = work.tidy = entry.step != "replacing"
+    if whole:
+        run.state = "The live database was not touched and the application was not stopped"
+    else:
+        run.state = _dropped(work)
+    properties = known_properties(plan)
     _require_droppable(work)
-    entry = work.journal.write(
-        entry,
-        step="stopping" if whole else entry.step,
-        stopped=plan.running_services,
-    )
     try:
-        with access.server.maintenance(work.database) as session, run.phase("downtime"):
-            run.state = "The live database is as it was" if whole else _dropped(work)
-            services.stop(run, access.containers, entry.stopped)
-            if plan.live_oid is not None and work.request.safety_dump:
-                # Not before: what the application writes until it stops has to be in it.
-                entry = _dump_stopped(work, entry)
-            work.create_roles(session, plan)
+        with access.server.maintenance(work.database) as session:
+            entry = work.journal.write(entry, new_name=beside(session, work.database, "restore"))
             try:
-                new_name = beside(session, work.database, "restore")
-                entry = work.journal.write(entry, step="replacing", new_name=new_name)
-                whole = False
-                work.tidy = False
-                run.state = _dropped(work)
-                # An interruption is looked at when it is known whether the database is there still.
-                with run.undisturbed():
+                # What stands in its way is known before anything is stopped or dropped.
+                entry = _create_copy(work, session, entry, plan, properties)
+                entry = work.journal.write(
+                    entry,
+                    step="stopping" if whole else entry.step,
+                    stopped=plan.running_services,
+                )
+                with run.phase("downtime"):
+                    if whole:
+                        run.state = _as_it_was(entry)
+                    services.stop(run, access.containers, entry.stopped)
+                    if plan.live_oid is not None and work.request.safety_dump:
+                        # Not before: what the application writes until it stops has to be in it.
+                        entry = _dump_stopped(work, entry)
+                    work.create_roles(session, plan)
+                    if plan.live_oid is not None:
+                        entry = work.journal.write(entry, step="replacing")
+                        whole = False
+                        run.state = _dropped(work)
                     if plan.live_oid is not None or found_database(session, work.database)[1]:
-                        _drop_live(session, work.database)
-                oid = create_database(session, new_name, properties)
-                entry = work.journal.write(entry, step="created", new_oid=oid)
-                comparison = work.fill(new_name, plan, properties)
-                with run.undisturbed():
-                    work.notes += _move_in(work, session, new_name)
-                    whole = True
-                    run.state = "The restore is complete"
-                    entry = work.journal.write(entry, step="swapped")
-            except BaseException:
-                if not whole:
+                        # An interruption is looked at when it is known whether the database is there still.
+                        with run.undisturbed():
+                            _drop_live(session, work.database)
+                    comparison = work.fill(entry.new_name, plan, properties)
+                    entry = work.journal.write(entry, step="swapping")
                     with run.undisturbed():
-                        entry, whole = _left_by(work, entry, properties)
+                        work.notes += _move_in(work, session, entry.new_name)
+                        whole = True
+                        run.state = "The restore is complete"
+                        entry = work.journal.write(entry, step="swapped")
+            except BaseException:
+                with run.undisturbed(), run.phase("downtime"):
+                    entry, whole = _left_by(work, entry, properties)
                 raise
     finally:
         if whole:
@@ -134,11 +183,9 @@ def replace(work: Restoration, entry: Entry, plan: Plan) -> tuple[Entry, Compari
                     run.state += "; " + ("; ".join(troubles) or "the application was started again")
                 if entry.step == "swapped":
                     entry = work.journal.write(entry, step="done")
-        else:
-            names = [access.containers.name_of(ident) for ident in entry.stopped]
-            run.state += (
-                f"; {', '.join(names) or 'the application'} stays stopped until a restore succeeds"
-            )
+        elif entry.stopped:
+            names = ", ".join(access.containers.name_of(ident) for ident in entry.stopped)
+            run.state += f"; {names} stays stopped until a restore succeeds"
     return entry, comparison
 
 
@@ -167,6 +214,8 @@ def _dump_stopped(work: Restoration, entry: Entry) -> Entry:
 
 
 def _as_it_was(entry: Entry) -> str:
+    if not entry.live_oid:
+        return f'There is no database "{entry.database}", as before'
     kept = f" (a safety dump of it is {entry.safety_set})" if entry.safety_set else ""
     return f"The live database is as it was{kept}"
 
@@ -176,21 +225,14 @@ def _dropped(work: Restoration) -> str:
 
 
 def _drop_live(session: Session, name: str) -> None:
-    """Drops the live database, after a few attempts if somebody stays connected.
-
-    :raises TargetError: the server refused.
-    """
-    for attempt in range(1, _DROP_ATTEMPTS + 1):
-        try:
-            drop_database(session, name)
-            return
-        except ServerError as error:
-            # 55006: somebody is connected, whom the server could not get rid of in its five seconds.
-            if error.sqlstate != "55006" or attempt == _DROP_ATTEMPTS:
-                raise TargetError(
-                    f'Database "{name}" could not be dropped: {error.what}',
-                    todo="Remove what keeps it, then run this again",
-                ) from error
+    """:raises TargetError: the server refused."""
+    try:
+        drop_database(session, name)
+    except ServerError as error:
+        raise TargetError(
+            f'Database "{name}" could not be dropped: {error.what}',
+            todo="Remove what keeps it, then run this again",
+        ) from error
 
 
 def _move_in(work: Restoration, session: Session, name: str) -> list[str]:
@@ -202,33 +244,56 @@ def _move_in(work: Restoration, session: Session, name: str) -> list[str]:
     exchange(work.access, session, live=work.database, aside=aside, incoming=name)
     if database_oid(session, aside) is None:
         return []
-    return [
-        f'somebody made a database "{work.database}" while it was being restored; that one is kept as "{aside}"'
-    ]
+    return [f'a database "{work.database}" that somebody had made meanwhile is kept as "{aside}"']
 
 
 def _left_by(work: Restoration, entry: Entry, properties: DatabaseProperties) -> tuple[Entry, bool]:
-    """What a `replace` that failed in its middle leaves: the journal's entry, and whether the live database is whole."""
-    live_oid, invalid = _found_live(work)
-    if live_oid and not invalid and live_oid == entry.live_oid:
-        # The DROP was refused, or never begun.
-        work.run.state = _as_it_was(entry)
-        work.tidy = True
+    """What a `replace` that failed leaves: the journal's entry, and whether the live database is as whole as it was before.
+
+    The copy is dropped, and where the live database was dropped, what its safety dump holds is put back.
+    """
+    run = work.run
+    before = entry.step not in ("replacing", "swapping") or not entry.live_oid
+    found = _found_live(work)
+    if found is None:
+        work.tidy = False
+        if not before:
+            run.state = (
+                f'The server does not answer, so it is not known whether database "{work.database}" is there'
+                + (f"; a safety dump of it is {entry.safety_set}" if entry.safety_set else "")
+            )
+        return entry, before
+    live_oid, invalid = found
+    if entry.step in ("swapping", "swapped") and live_oid == entry.new_oid:
+        # It is done when the application runs.
+        work.tidy, run.state = False, "The restore is complete all the same"
+        entry = changed(entry, step="swapped")
+        with suppress(FiredrillError):
+            work.journal.write(entry)
         return entry, True
-    if live_oid and live_oid == entry.new_oid:
-        # The rename was not answered, and took place.
-        work.run.state = "The restore is complete all the same"
-        return work.journal.write(entry, step="swapped"), True
-    return entry, _return_to_safety(work, entry, properties)
+    left = _drop_copy(work, entry)
+    if not before and live_oid == entry.live_oid and not invalid:
+        # The DROP was refused, or never begun.
+        before, run.state = True, _as_it_was(entry)
+    if before:
+        run.state += left
+        return entry, True
+    run.state = _dropped(work) + left
+    work.tidy = bool(entry.safety_set) and _return_to_safety(work, entry, properties)
+    return entry, work.tidy
 
 
-def _found_live(work: Restoration) -> tuple[int | None, bool]:
-    """As found_database(), of the live one; none where the server does not say."""
-    try:
-        with work.access.server.maintenance(work.database) as session:
-            return found_database(session, work.database)
-    except FiredrillError:
-        return None, False
+def _found_live(work: Restoration) -> tuple[int | None, bool] | None:
+    """As found_database(), of the live one, from a server that may just be coming up again; None when it does not answer."""
+    found: list[tuple[int | None, bool]] = []
+
+    def look() -> bool:
+        with suppress(FiredrillError), work.access.server.maintenance(work.database) as session:
+            found.append(found_database(session, work.database))
+        return bool(found)
+
+    wait_until(look, _SERVER_WAIT_S)
+    return found[0] if found else None
 
 
 def _return_to_safety(work: Restoration, entry: Entry, properties: DatabaseProperties) -> bool:
@@ -236,46 +301,50 @@ def _return_to_safety(work: Restoration, entry: Entry, properties: DatabasePrope
 
     For the journal it is one more restore in place of the live one: killed in here, it goes on from there.
     """
-    run = work.run
-    if not entry.safety_set:
-        return False
-    run.state = f"{_dropped(work)}; what was there before is in the set {entry.safety_set}"
-    name, oid, refused, told = "", 0, list[str](), list[str]()
+    run, journal = work.run, work.journal
+    run.state += f"; what was there before is in the set {entry.safety_set}"
+    refused, told = list[str](), list[str]()
     try:
         safety = work.vault.resolve(entry.safety_set, work.database)
         safety = unseal(safety, work.safety_key)
         manifest = safety.require_manifest()
         with run.phase("return"), work.access.server.maintenance(work.database) as session:
-            if copy := unfinished_copy(session, entry):
-                drop_database(session, copy)
             if found_database(session, work.database)[1]:
                 # What a DROP that was cut short leaves can be nobody's.
                 drop_database(session, work.database)
             name = beside(session, work.database, "return")
             entry = changed(
-                entry, set_name=safety.name, sha256=manifest.dump.sha256, new_name=name, new_oid=0
+                entry,
+                step="replacing",
+                set_name=safety.name,
+                sha256=manifest.dump.sha256,
+                new_name=name,
+                new_oid=0,
             )
             # A journal that cannot be written, on a full disk for instance, is no reason to leave it at that.
             with suppress(FiredrillError):
-                work.journal.write(entry, step="replacing")
-            oid = create_database(session, name, properties)
+                journal.write(entry)
+            entry = changed(entry, new_oid=create_database(session, name, properties))
             with suppress(FiredrillError):
-                work.journal.write(entry, step="created", new_oid=oid)
+                journal.write(entry)
             load(work.access, safety, name, jobs=work.request.jobs)
             require_equal(check_evidence(work.access, name, manifest), safety.name)
             with work.access.server.session(name) as inside:
                 refused = apply_properties(inside, name, properties)
             analyze(work.access, name)
+            entry = changed(entry, step="swapping")
+            with suppress(FiredrillError):
+                journal.write(entry)
             told = _move_in(work, session, name)
     except FiredrillError as error:
-        if not oid or _found_live(work)[0] != oid:
+        found = _found_live(work)
+        if entry.step != "swapping" or not found or found[0] != entry.new_oid:
             run.state += f", which could not be put back: {error.what}"
-            with suppress(FiredrillError), work.access.server.maintenance(work.database) as session:
-                drop_database(session, name)
+            if entry.new_name:
+                run.state += _drop_copy(work, entry)
             return False
     run.state = f"What was there before was put back from the set {entry.safety_set}"
     if refused:
         run.state += f", but for properties that could not be set: {', '.join(refused)}"
     run.state = "; ".join([run.state, *told])
-    work.tidy = True
     return True

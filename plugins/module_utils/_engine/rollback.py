@@ -133,7 +133,7 @@ def _undoable(last: Entry | None, directory: Path, database: str) -> Entry:
     if not last.previous_name:
         hint = (
             f"restore its safety dump {last.safety_set}"
-            if last.safety_set
+            if last.safety_set not in ("", last.set_name)
             else "restore an older set"
         )
         raise SetError(

@@ -54,7 +54,7 @@ def _base(database: str, suffix: str) -> str:
 
 
 @contextmanager
-def _emptied(access: Access, oids: list[int], place: str) -> Iterator[None]:
+def _emptied(access: Access, names: tuple[str, ...], place: str) -> Iterator[None]:
     """Ends every session of databases from another one, `place`, again and again while the block runs.
 
     Whatever is connected is in the way of a new name, background workers of extensions and replication too.
@@ -67,8 +67,8 @@ def _emptied(access: Access, oids: list[int], place: str) -> Iterator[None]:
             try:
                 session.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE datid = ANY(%s::oid[])",
-                    oids,
+                    " WHERE datid IN (SELECT oid FROM pg_database WHERE datname = ANY(%s))",
+                    list(names),
                 )
             except FiredrillError:
                 return
@@ -92,22 +92,21 @@ def exchange(access: Access, session: Session, *, live: str, aside: str, incomin
 
     :raises TargetError: sessions of the two could not be ended in time; nothing was renamed.
     """
-    found = [database_oid(session, name) for name in (live, incoming)]
-    oids = [oid for oid in found if oid is not None]
-    renames = [composed("ALTER DATABASE {} RENAME TO {}", incoming, live)]
-    if found[0] is not None:
-        renames.insert(0, composed("ALTER DATABASE {} RENAME TO {}", live, aside))
-    with _emptied(access, oids, session.database):
+    with _emptied(access, (live, incoming), session.database):
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with session.transaction():
                     session.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-                    for rename in renames:
-                        session.execute(rename)
+                    # What the journal says next must not be ahead of the server's disk.
+                    session.execute("SET LOCAL synchronous_commit = local")
+                    if database_oid(session, live) is not None:
+                        session.execute(composed("ALTER DATABASE {} RENAME TO {}", live, aside))
+                    session.execute(composed("ALTER DATABASE {} RENAME TO {}", incoming, live))
                 return
             except ServerError as error:
-                # 55006: somebody is connected; 55P03: the lock was not to be had in time.
-                if error.sqlstate not in ("55006", "55P03"):
+                # 55006: somebody is connected; 55P03: the lock was not to be had in time. 42P04 and 3D000: somebody has
+                # just made, or dropped, a database of the live name.
+                if error.sqlstate not in ("55006", "55P03", "42P04", "3D000"):
                     raise TargetError(
                         f"The databases could not be swapped: {error.what}", todo="Run this again"
                     ) from error
