@@ -30,6 +30,9 @@ from far_ends import ssh_server  # noqa: E402
 IMAGE = os.environ.get("FIREDRILL_BENCH_IMAGE", "firedrill-test/postgres:17")
 LABEL = "firedrill.bench=1"
 ROUNDS = 5
+#: Copies are measured with so many times the data too: what each costs whatever the size weighs less there.
+LARGE = 3
+LARGE_ROUNDS = 3
 PROJECT = f"bench{uuid.uuid4().hex[:6]}"
 CONTAINER = f"{PROJECT}-db-1"
 APPLICATION = f"{PROJECT}-web-1"
@@ -223,27 +226,29 @@ def gpg_recipient(directory: Path) -> str:
     return done.stdout.decode()
 
 
-def backups(directory: Path) -> dict[str, list[Ours]]:
-    """Backups plain, encrypted, and encrypted with a copy at an SSH server on this machine: each ROUNDS times, by turns.
+def backups(
+    directory: Path, database: str, rounds: int, keys: dict[str, str]
+) -> dict[str, list[Ours]]:
+    """Backups plain, encrypted, and encrypted with a copy at an SSH server on this machine, by turns.
 
     A copy goes to where those of the rounds before lie, as every night.
     """
-    age_key = age_recipient()
-    keys = {"age": age_key, "gpg": gpg_recipient(directory)}
-    home = directory / "ssh"
+    age_key = keys["age"]
+    home = directory / f"ssh-{database}"
     home.mkdir(mode=0o700)
     found: dict[str, list[Ours]] = {}
 
     def note(name: str, code: str) -> None:
-        found.setdefault(name, []).append(engine(code, "bench", directory / f"sets-{name}"))
+        sets = directory / f"sets-{database}-{name}"
+        found.setdefault(name, []).append(engine(code, database, sets))
 
     with ssh_server(home) as ssh:
         places = {}
         for program, start_at in (("rsync", ssh.rsync), ("rclone", ssh.sftp)):
-            place = directory / f"far-{program}"
+            place = directory / f"far-{database}-{program}"
             place.mkdir()
             places[program] = f"Offsite(({start_at(program, place)!r},), target.database)"
-        for unused_round in range(ROUNDS):
+        for unused_round in range(rounds):
             note("plain", "r = backup(BackupRequest(target, directory))")
             for method, key in keys.items():
                 encryption = f"Encryption({method!r}, ({key!r},))"
@@ -285,13 +290,14 @@ def beside(some: list[Ours], plain: list[Ours]) -> str:
 def measure(scale: int, directory: Path) -> list[str]:
     size = fill("bench", scale)
     small = fill("quarter", max(1, scale // 4))
-    plain, sets = directory / "runbook.dump", directory / "sets-plain"
+    plain, sets = directory / "runbook.dump", directory / "sets-bench-plain"
     jobs = len(os.sched_getaffinity(0))
     dump_s = dump_by_hand("bench", plain, "9")
     without = engine(
         "r = backup(BackupRequest(target, directory, evidence='none'))", "bench", directory / "bare"
     )
-    rounds = backups(directory)
+    keys = {"age": age_recipient(), "gpg": gpg_recipient(directory)}
+    rounds = backups(directory, "bench", ROUNDS, keys)
     runs = {name: fastest(each) for name, each in rounds.items()}
     # The runbook's dump is made once, so it is held against one of ours that was not chosen.
     whole = rounds["plain"][0]
@@ -308,6 +314,9 @@ def measure(scale: int, directory: Path) -> list[str]:
         sets,
     )
     load_s, down_s = runbook_restore("bench", plain)
+    psql("postgres", "DROP DATABASE bench")
+    large_size = fill("large", LARGE * scale)
+    large = backups(directory, "large", LARGE_ROUNDS, {"age": keys["age"]})
     mb = 1e6
     rows = whole.report["rows"]
     assert isinstance(rows, dict)
@@ -344,6 +353,18 @@ def measure(scale: int, directory: Path) -> list[str]:
         )
         + "."
     )
+    larger = (
+        f"The same with a database of {large_size / mb:.0f} MB, instead of {told(large['plain'])}: "
+        + "; ".join(
+            f"{words} {beside(large[name], large['plain'])}"
+            for name, words in (
+                ("age", "not copied"),
+                ("rsync", "by rsync"),
+                ("rclone", "by rclone"),
+            )
+        )
+        + "."
+    )
     return [
         f"Database: {size / mb:.0f} MB, server {psql('postgres', 'SHOW server_version')}; host: {machine}",
         "",
@@ -372,6 +393,8 @@ def measure(scale: int, directory: Path) -> list[str]:
         hidden,
         "",
         away,
+        "",
+        larger,
     ]
 
 

@@ -27,6 +27,10 @@ options:
     description: Which set of a directory, V(latest), V(before:2026-02-19T12:00:00Z), a timestamp or the name of a set.
     type: str
     default: latest
+  place:
+    description: What a directory is called in messages, where it is only a copy of another one, as V(nas:/var/backups/firedrill).
+    type: str
+    default: ""
   whole:
     description: Whether all its files have to be there. Otherwise manifests alone are enough.
     type: bool
@@ -64,6 +68,12 @@ _raw:
     encrypted:
       description: Whether a key is needed to read it.
       type: bool
+    host:
+      description: Name of the host that made it.
+      type: str
+    container:
+      description: Name of the container that it was dumped from.
+      type: str
 """
 
 from pathlib import Path
@@ -86,11 +96,16 @@ class LookupModule(LookupBase):
         """See DOCUMENTATION."""
         self.set_options(var_options=variables, direct=kwargs)
         database, source = str(self.get_option("database")), str(self.get_option("source"))
-        whole = bool(self.get_option("whole"))
-        try:
-            return [_described(find_set(Path(str(t)), database, source), whole) for t in terms]
-        except FiredrillError as error:
-            raise AnsibleLookupError(str(error)) from None
+        whole, called = bool(self.get_option("whole")), str(self.get_option("place"))
+        found = []
+        for place in (Path(str(term)) for term in terms):
+            try:
+                found.append(_described(find_set(place, database, source), whole))
+            except FiredrillError as error:
+                directory = str(place if place.is_dir() else place.parent)
+                said = str(error).replace(directory, called) if called else str(error)
+                raise AnsibleLookupError(said) from None
+        return found
 
 
 def _described(found: RecoverySet, whole: bool) -> dict[str, Any]:
@@ -104,4 +119,6 @@ def _described(found: RecoverySet, whole: bool) -> dict[str, Any]:
         "bytes": sum(entry.bytes for entry in manifest.entries),
         "created_at": manifest.created_at,
         "encrypted": found.locked,
+        "host": manifest.source.host,
+        "container": manifest.source.container,
     }

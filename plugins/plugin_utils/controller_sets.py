@@ -24,34 +24,73 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault i
 def find_set(place: Path, database: str, source: str) -> RecoverySet:
     """The set of a database that `source` means in a directory, or whose file `place` is.
 
-    :raises SetError: there is none, or it is of another database.
+    :raises SetError: there is none, it is of another database or without a manifest, or several servers have made some.
     :raises ConfigError: the time cannot be read.
     """
     if not place.is_dir():
-        return _of(database, Vault(place.parent).resolve(str(place), database))
+        return _of_file(place, database)
     sets = [
         one.recovery_set
         for one in list_sets(place, database)
         if one.recovery_set.manifest and one.database == database
     ]
     if source == "latest" or source.startswith("before:"):
-        found = newest_backup(sets, limit_of(source))
+        found = _newest(sets, place, database, source)
     else:
         found = next((s for s in sets if s.name in names_meant(source, database)), None)
     if found is None:
+        names = ", ".join(one.name for one in sets[:5]) or "none"
         raise SetError(
-            f'There is no set of database "{database}" for "{source}" in {place} of the controller',
-            state="Nothing was changed",
-            todo="Is it the right directory?",
+            f'There is no set of database "{database}" for "{source}" in {place}',
+            state="Nothing was touched",
+            todo=f"Is it the right directory? Its newest sets of that database: {names}",
         )
     return found
 
 
-def _of(database: str, found: RecoverySet) -> RecoverySet:
-    if found.require_manifest().database != database:
+def _newest(sets: list[RecoverySet], place: Path, database: str, source: str) -> RecoverySet | None:
+    """:raises SetError: several servers have made some, and it is not known whose set is meant."""
+    limit = limit_of(source)
+    newest: dict[tuple[str, ...], RecoverySet] = {}
+    for one in sets:
+        if newest_backup([one], limit):
+            made_by = one.require_manifest().source
+            newest.setdefault((made_by.host, *made_by.origin), one)
+    if len(newest) > 1:
+        told = ", ".join(f"{one.name} of {_maker(one)}" for one in newest.values())
         raise SetError(
-            f'{found.path} is a set of database "{found.require_manifest().database}", not of "{database}"',
-            state="Nothing was changed",
+            f'"{source}" may be of several servers with a database "{database}": {place} has {told}',
+            state="Nothing was touched",
+            todo="Name the set that is meant instead",
+        )
+    return newest_backup(sets, limit)
+
+
+def _maker(one: RecoverySet) -> str:
+    made_by = one.require_manifest().source
+    return f"container {made_by.container} on {made_by.host}"
+
+
+def _of_file(place: Path, database: str) -> RecoverySet:
+    try:
+        found = Vault(place.parent).resolve(str(place), database)
+    except SetError as error:
+        # Where the engine runs, the path is one of the database's host.
+        raise SetError(
+            error.what,
+            state="Nothing was touched",
+            todo="The path is looked up on this controller; is it right?",
+        ) from error
+    if found.manifest is None:
+        raise SetError(
+            f"{found.path} cannot be brought back, because nothing can be compared with it: {found.problem}",
+            state="Nothing was touched",
+            todo="Bring its manifest (.json) back beside it, or name another set",
+        )
+    if found.manifest.database != database:
+        raise SetError(
+            f'{found.path} is a set of database "{found.manifest.database}", not of "{database}"',
+            state="Nothing was touched",
             todo="Name a set of that database",
         )
     return found

@@ -23,10 +23,10 @@ from ports import free_port
 from servers import ROOT, Postgres, await_that, docker
 from times import time_far_off
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.durable import maker_mark
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Ledger
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import (
     RUNTIME_DIRECTORY,
-    owner_mark,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 
@@ -374,9 +374,9 @@ def test_the_schedule_copies_what_it_made_and_catches_up_later(host: Host, shop:
 
 
 def test_the_download_of_a_run_that_was_killed_goes_with_the_next(tmp_path: Path) -> None:
-    own = tmp_path / f".offsite-{owner_mark().replace('/', '_')}"
+    own = tmp_path / f".offsite-{maker_mark()}"
     own.mkdir()
-    ended = tmp_path / f".offsite-{owner_mark().rpartition('/')[0].replace('/', '_')}_1"
+    ended = tmp_path / f".offsite-{maker_mark().rpartition('_')[0]}_1"
     ended.mkdir()
     (ended / "x.dump").write_bytes(b"x")
     Vault(tmp_path).sweep()

@@ -622,6 +622,25 @@ def test_prune_never_touches_what_is_not_ours(
     assert len(list(sets.iterdir())) == 3
 
 
+def test_sets_that_are_not_offsite_stay_however_their_directory_is_spelled(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, sets: Path
+) -> None:
+    (tmp_path / "link").symlink_to(sets)
+    text = (
+        "databases:\n  one: {{container: c1, backup_dir: {dir}}}\n"
+        f"  shop: {{{{container: c2, backup_dir: {tmp_path / 'link'}}}}}\n"
+    )
+    made, *unused_newer = (
+        lay_out(sets, created=utc_now() - timedelta(days=days)) for days in range(20, 0, -1)
+    )
+    far = f"offsite: {{{{nas: {{{{type: rclone, remote: '{tmp_path / 'far'}'}}}}}}}}\n"
+    Printed(capsys, "--config", _config(tmp_path, sets, text + far), "prune")
+    assert (sets / made.dump.name).exists()
+    printed = Printed(capsys, "--config", _config(tmp_path, sets, text), "prune")
+    assert printed.err.count("Removed") + printed.out.count("Removed") == 1
+    assert not (sets / made.dump.name).exists()
+
+
 def test_options_alone_prune_no_directory_whose_keeping_is_settled(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,

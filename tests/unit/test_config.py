@@ -354,6 +354,10 @@ def test_two_databases_of_one_name_may_not_share_a_directory(settings: Path) -> 
     said = problems(settings, text % "")
     assert 'databases.one and databases.two both keep sets of a database "app" in /b' in said
     assert read(settings, text % ", backup_dir: /c").sections["two"].directory == Path("/c")
+    link = settings.with_name("link")
+    link.symlink_to("/b")
+    for same in (link, "/c/../b"):
+        assert "both keep sets" in problems(settings, text % f", backup_dir: {same}")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,7 @@ LOOK = """
   tasks:
     - ansible.builtin.set_fact: {_recover_wanted: "{{ firedrill_dump }}", _recover_began: "{{ now(fmt='%s') }}"}
     - ansible.builtin.import_role: {name: firedrill.postgres.recover, tasks_from: look}
+    - ansible.builtin.debug: {msg: "Its key is in {{ _recover_identity_file or 'no file' }}"}
     - ansible.builtin.debug: {msg: "It takes {{ _recover_source }}"}
 """
 ANSWERS = """#!/bin/sh
@@ -103,8 +105,11 @@ class Host:
     def __init__(self, place: Path) -> None:
         self.place = place
         (place / "bin").mkdir()
-        (place / "bin" / "timeout").symlink_to(str(shutil.which("timeout")))
+        for name in ("timeout", "readlink"):
+            (place / "bin" / name).symlink_to(str(shutil.which(name)))
         (place / "look.yml").write_text(LOOK, encoding="utf-8")
+        self.has("mounts")
+        self.has("fstab")
 
     def docker(self, script: str, containers: str = "", volumes: str = "") -> None:
         program = self.place / "bin" / "docker"
@@ -120,11 +125,21 @@ class Host:
     def was_begun(self, known: dict[str, object]) -> None:
         self.has("recovering", f"# A recovery\n{yaml.safe_dump(known)}")
 
+    def with_set(self) -> Path:
+        """A directory with a set of database `shop`."""
+        place = self.place / "sets"
+        place.mkdir(exist_ok=True)
+        lay_out(place)
+        return place
+
     def told(self, dump: str = "offsite:latest", **more: object) -> str:
         """What somebody reads who wants to recover it."""
         settings = {
             "test_place": str(self.place),
             "_recover_marker": str(self.place / "recovering"),
+            "_recover_mounts": str(self.place / "mounts"),
+            "_recover_fstab": str(self.place / "fstab"),
+            "firedrill_offsite": {"nas": {"type": "rsync"}},
             "firedrill_app_dir": str(self.place / "app"),
             "firedrill_app_src": "/srv/app",
             "firedrill_project": "ai-fsm",
@@ -133,7 +148,9 @@ class Host:
             "firedrill_dump": dump,
             **more,
         }
-        play = played(str(self.place / "look.yml"), "-e", json.dumps(settings))
+        local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        hosts = inventory_of(self.place, others={"nas": local, "gone": GONE})
+        play = played(str(self.place / "look.yml"), *hosts, "-e", json.dumps(settings))
         # Its lines are broken anywhere.
         told = " ".join(play.stdout.split())
         assert ("It takes" in told) == (play.returncode == 0), told
@@ -175,7 +192,9 @@ def test_a_host_with_something_of_the_project_is_refused(
     host.docker(ANSWERS, *there)
     told = host.told()
     assert "containers or volumes of the project ai-fsm already, so it is not blank" in told
+    assert "`ansible-playbook firedrill.postgres.provision --limit localhost` and, at once" in told
     assert "`ansible-playbook firedrill.postgres.restore -e dump=... --limit localhost`" in told
+    assert "`-e firedrill_restore_superusers=true` where roles have to come back" in told
 
 
 @pytest.mark.parametrize(
@@ -223,8 +242,14 @@ def test_before_anything_was_restored_another_set_may_be_taken(host: Host) -> No
 
 
 def test_a_host_that_somebody_has_brought_back_meanwhile_is_refused(host: Host) -> None:
-    host.docker(ANSWERS, "running db\nrunning web\n", "volume ai-fsm_db-data\n")
+    started = "running db cache:service_started:false\nrunning cache vault:service_healthy\n"
+    started += "running vault\nexited migrate db:service_healthy:true\n"
+    host.docker(ANSWERS, started, "volume ai-fsm_db-data\n")
     host.was_begun(BEGUN)
+    # What the database depends on was started with it.
+    assert "It takes offsite:latest" in host.told()
+    web = "running web db:service_healthy:true\n"
+    host.docker(ANSWERS, started + web, "volume ai-fsm_db-data\n")
     told = host.told()
     assert "has restored nothing yet, but services of the project ai-fsm run: web." in told
     assert f"remove {host.place}/recovering" in told
@@ -250,9 +275,97 @@ def test_databases_that_do_not_come_back_are_named_with_their_commands(host: Hos
     told = host.told(firedrill_more_databases={"wiki": {}})
     assert "restore offsite:before:2026-09-21T14:13:20Z --restore-superusers" in told
     encrypted = {"wiki": {"encryption": {"with": "age"}}}
-    told = host.told("latest", firedrill_dump_host="nas", firedrill_more_databases=encrypted)
+    known = {"firedrill_more_databases": encrypted, "firedrill_offsite": {}}
+    told = host.told(str(host.with_set()), firedrill_database="shop", **known)
     assert "sudo firedrill restore DUMP --identity-file KEY --restore-superusers" in told
     assert "DUMP is the file of a set that you have copied to the host, KEY is the file" in told
+
+
+def test_a_target_that_the_new_host_does_not_know_is_refused(host: Host) -> None:
+    told = host.told("offsite:bucket/latest")
+    assert "bucket is not among them (nas). Put the target there" in told
+    assert "Nothing was touched" in told
+    told = host.told(firedrill_offsite={})
+    assert "firedrill_offsite alone, and none is there: it is empty" in told
+    told = host.told(firedrill_dump_host="nas")
+    assert "straight from there, and not from nas: leave out `-e dump_host`" in told
+    assert "It takes offsite:nas/latest" in host.told("offsite:nas/latest")
+
+
+def test_a_host_with_the_set_that_cannot_be_reached_is_told_before_anything_is_touched(
+    host: Host,
+) -> None:
+    told = host.told("latest", firedrill_dump_host="gone")
+    assert "Nothing was touched. The host gone, from which the set is to come" in told
+    assert "Is that its name in the inventory, is it up" in told
+
+
+def test_whose_set_it_is_is_said_before_anything_is_touched(host: Host) -> None:
+    asked = {"firedrill_database": "shop", "firedrill_dump_dir": str(host.with_set())}
+    told = host.told("latest", firedrill_dump_host="nas", **asked)
+    assert (
+        "shop_20260219_020000 is a set of database shop of container shop-db-1 on host pi, "
+        "made at 2026-02-19T02:00:00Z." in told
+    )
+    assert "Give the same command again then: it goes on from where it stopped" in told
+    told = host.told("before:2026-01-01T00:00:00Z", firedrill_dump_host="nas", **asked)
+    assert (
+        f'There is no set of database "shop" for "before:2026-01-01T00:00:00Z" in nas:{host.place}/sets'
+        in told
+    )
+    lay_out(host.place / "sets", created=parse_time("20260220_020000"), host="kitchen")
+    told = host.told("latest", firedrill_dump_host="nas", **asked)
+    assert (
+        f"nas:{host.place}/sets has shop_20260220_020000 of container shop-db-1 on kitchen" in told
+    )
+    assert "Nothing was touched. Name the set that is meant" in told
+
+
+def test_a_key_file_that_the_new_host_has_not_got_is_left_out(host: Host) -> None:
+    file = str(host.place / "key.txt")
+    told = host.told(firedrill_identity_file=file)
+    assert f"{file} (firedrill_identity_file) is not on this host" in told
+    assert "Its key is in no file" in told
+    assert "is not on this host" not in host.told(
+        firedrill_identity_file=file, firedrill_identity="AGE-SECRET-KEY-1X"
+    )
+    host.has("key.txt")
+    told = host.told(firedrill_identity_file=file)
+    assert f"Its key is in {file}" in told
+    assert "is not on this host" not in told
+
+
+#: Where disks are mounted that come and go; nothing of that name is on the machine of the tests.
+USB = "/mnt/firedrill no such disk"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "fstab", "place", "said"),
+    [
+        ("", "", f"{USB}/sets", "nothing is mounted below /mnt on the way to it"),
+        ("{usb}", "", f"{USB}/sets/", ""),
+        ("/mnt", "", f"{USB}/sets", "nothing is mounted below /mnt on the way to it"),
+        ("/mnt", "U /mnt ext4", f"{USB}/sets", ""),
+        ("/srv/disk", "# U /srv/off\nU /srv/disk\n", "/srv/disk/off/sets", ""),
+        ("/", "U / ext4\nU {usb} ext4\n", f"{USB}/sets", f"{USB} is in "),
+        ("/", "U none swap\nU /var ext4\n", "/var/backups", "/var is in "),
+    ],
+)
+def test_a_backup_directory_whose_disk_is_not_mounted_is_refused(
+    host: Host, mounts: str, fstab: str, place: str, said: str
+) -> None:
+    usb = USB.replace(" ", "\\040")
+    host.has(
+        "mounts", f"1 2 8:1 / {mounts.format(usb=usb)} rw - ext4 /dev/sda rw\n" if mounts else ""
+    )
+    host.has("fstab", fstab.format(usb=usb))
+    told = host.told(firedrill_backup_dir=place)
+    if not said:
+        assert "It takes offsite:latest" in told
+        return
+    assert f"backup directory {place} of this host seems not to be mounted: {said}" in told
+    assert "Nothing was touched" in told
+    assert f"make {place}, or take the disk out of" in told
 
 
 # -- copies offsite after a backup
@@ -354,6 +467,54 @@ def test_files_that_a_configuration_of_rclone_names_are_known(tmp_path: Path) ->
     assert found == "/root/.config/rclone/rclone.conf /root/named.conf"
 
 
+#: The tasks of the role that see to the figures for Prometheus.
+FIGURES = (
+    "Look where the figures for Prometheus have gone so far",
+    "Remove them where no new ones will come",
+)
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "goes"),
+    [
+        ("alarms:\n  metrics_dir: {old}\n", {"metrics_dir": "{old}"}, False),
+        ("alarms:\n  metrics_dir: {old}\n", {"metrics_dir": "/srv/new"}, True),
+        ("alarms:\n  metrics_dir: '{old}'  # ours\n", {}, True),
+        ("alarms: {{}}\n", {"metrics_dir": "/srv/new"}, False),
+        ("", {}, False),
+    ],
+)
+def test_figures_that_nobody_writes_any_more_go(
+    tmp_path: Path, known: str, wanted: dict[str, str], goes: bool
+) -> None:
+    old = tmp_path / "old figures"
+    old.mkdir()
+    figures = old / "firedrill.prom"
+    figures.write_text("firedrill_problems 0\n", encoding="utf-8")
+    settings = tmp_path / "config.yml"
+    if known:
+        settings.write_text(known.format(old=old), encoding="utf-8")
+    text = (ROOT / "roles/engine/tasks/main.yml").read_text(encoding="utf-8")
+    tasks = yaml.safe_load(text.replace("/etc/firedrill/config.yml", str(settings)))
+    (play,) = yaml.safe_load(VARIABLES)
+    play["tasks"] = [task for task in tasks if task["name"] in FIGURES]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]), encoding="utf-8")
+    alarms = {key: value.format(old=old) for key, value in wanted.items()}
+    given = json.dumps({"firedrill_alarms": alarms})
+    looked = played(str(tmp_path / "play.yml"), "--check", "-e", given)
+    assert figures.exists()
+    done = played(str(tmp_path / "play.yml"), "-e", given)
+    assert done.returncode == looked.returncode == 0, done.stdout
+    assert figures.exists() != goes
+    assert ("changed=1" in looked.stdout) == ("changed=1" in done.stdout) == goes
+    if wanted and not goes and known.startswith("alarms:\n"):
+        gone = played(
+            str(tmp_path / "play.yml"),
+            *("-e", given, "-e", "firedrill_state=absent"),
+        )
+        assert not figures.exists(), gone.stdout
+
+
 # -- a set from another host: what runs as the user who logs in, and not as root
 
 FROM_HOST = """
@@ -361,6 +522,7 @@ FROM_HOST = """
   gather_facts: false
   tasks:
     - ansible.builtin.set_fact: {_recover_wanted: latest, _recover_known: {}}
+    - ansible.builtin.import_role: {name: firedrill.postgres.recover, tasks_from: choose}
     - ansible.builtin.import_role: {name: firedrill.postgres.recover, tasks_from: set}
 """
 #: As sudo, but only its options are not the same to it: nobody becomes another one.
@@ -377,6 +539,12 @@ def test_an_inventory_in_which_hosts_become_root_does_not_make_root_of_everybody
     far = tmp_path / "far"
     far.mkdir()
     held = lay_out(far)
+    near = tmp_path / "near"
+    near.mkdir()
+    near.chmod(0o750)
+    # What an attempt has left whose connection was lost, and what is of another recovery.
+    left = Path(tempfile.mkdtemp(prefix="firedrill-pi-shop-", dir="/var/tmp"))
+    other = Path(tempfile.mkdtemp(prefix="firedrill-pi-shop-2-", dir="/var/tmp"))
     become = tmp_path / "become"
     become.write_text(BECOME.format(log=tmp_path / "log"), encoding="utf-8")
     become.chmod(0o755)
@@ -398,9 +566,12 @@ def test_an_inventory_in_which_hosts_become_root_does_not_make_root_of_everybody
         "firedrill_dump": "latest",
         "firedrill_dump_host": "nas",
         "firedrill_dump_dir": str(far),
-        "firedrill_backup_dir": str(tmp_path / "near"),
+        "firedrill_backup_dir": str(near),
     }
     done = played(str(play), "-i", str(inventory), "-e", json.dumps(settings))
+    other.rmdir()
+    assert not left.exists()
+    assert near.stat().st_mode & 0o7777 == 0o750
     assert "Look whether it came whole" in done.stdout, done.stdout
     # Only root may write for root.
     assert done.returncode == 0 or os.geteuid() != 0, done.stdout

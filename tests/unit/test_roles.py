@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jinja2 import Template
 
 ROLES = sorted(
     path.parent.parent for path in Path(__file__).parents[2].glob("roles/*/meta/argument_specs.yml")
@@ -86,3 +87,55 @@ def test_the_defaults_are_those_of_the_specification(role: Path) -> None:
         if not option.get("required")
     }
     assert defaults == optional
+
+
+# -- the private key, and what a recovery says of the schedule
+
+ROOT = Path(__file__).parents[2] / "roles"
+
+
+def tasks_of(file: str) -> list[dict[str, Any]]:
+    """All tasks of a file, those of blocks too, in their order."""
+    waiting = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+    found = []
+    while waiting:
+        task = waiting.pop(0)
+        found.append(task)
+        waiting = task.get("block", []) + task.get("rescue", []) + waiting
+    return found
+
+
+@pytest.mark.parametrize(
+    "file", ["restore/tasks/main.yml", "drill/tasks/main.yml", "drill/tasks/keycheck.yml"]
+)
+@pytest.mark.parametrize(
+    ("key", "path", "given"),
+    [("K", "F", "none"), ("", "F", "F"), ("K", "", "none"), ("", "", "none")],
+)
+def test_a_key_that_is_given_goes_before_the_file_of_the_inventory(
+    file: str, key: str, path: str, given: str
+) -> None:
+    modules = [task[name] for task in tasks_of(file) for name in task if "firedrill." in name]
+    (asked,) = {one["identity_file"] for one in modules if "identity_file" in one}
+    values = {"omit": "none", "firedrill_identity": key, "firedrill_identity_file": path}
+    assert Template(asked).render(values) == given
+
+
+def test_a_recovery_asks_for_no_key_that_it_does_not_need() -> None:
+    called = {
+        task["ansible.builtin.include_role"]["name"].split(".")[-1]: task.get("vars", {})
+        for task in tasks_of("recover/tasks/main.yml")
+        if "ansible.builtin.include_role" in task
+    }
+    assert called["drill"]["firedrill_drill_target"] == "live"
+    assert called["drill"]["firedrill_identity"] == called["drill"]["firedrill_identity_file"] == ""
+    assert called["restore"]["firedrill_identity_file"] == "{{ _recover_identity_file }}"
+
+
+def test_a_recovery_says_that_there_is_no_schedule_as_long_as_that_is_true() -> None:
+    tasks = {task["name"]: task for task in tasks_of("recover/tasks/main.yml")}
+    before = list(tasks)[list(tasks).index("The schedule") - 1]
+    told = Template(tasks["Say in what state the host is"]["vars"]["_recover_schedule"])
+    assert "is not installed, so nothing runs by itself" in told.render(_recover_known={})
+    news = tasks[before]["vars"]["_recover_news"]
+    assert "may be installed" in told.render(_recover_known=news)

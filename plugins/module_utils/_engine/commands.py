@@ -158,10 +158,8 @@ class Command:
 
     def _targets(self, directory: Path, database: str) -> list[str]:
         """The names of the offsite targets for the sets of a database in that directory."""
-        beside = [
-            one for one in self._sections if (one.directory, one.database) == (directory, database)
-        ]
-        return beside[0].offsite.names if beside else []
+        own = [one for one in self._beside(directory) if one.database == database]
+        return own[0].offsite.names if own else []
 
     def status(self) -> list[dict[str, Any]]:
         """What `status` shows: each database as plain values, problems first."""
@@ -245,10 +243,14 @@ class Command:
 
     def _places(self) -> list[tuple[Path, str]]:
         """Directories, each with the one database that was asked for, or "" for all that have sets there."""
-        asked = bool(self._asked)
-        return list(
-            dict.fromkeys((one.directory, one.database if asked else "") for one in self._sections)
-        )
+        found: dict[tuple[str, str], Path] = {}
+        for one in self._sections:
+            found.setdefault((one.place, one.database if self._asked else ""), one.directory)
+        return [(directory, database) for (unused_place, database), directory in found.items()]
+
+    def _beside(self, directory: Path) -> list[Section]:
+        """The databases that keep their sets in that directory, however they spell it."""
+        return [one for one in self._sections if one.place == os.path.realpath(directory)]
 
     # -- the commands: each gives labels and what to call --------------------------------------------
 
@@ -330,7 +332,7 @@ class Command:
         return tasks
 
     def _verify_one(self, directory: Path, listed: Listed, progress: Progress | None) -> Report:
-        beside = [one for one in self._sections if one.directory == directory]
+        beside = self._beside(directory)
         own = [one for one in beside if one.database == listed.database]
         if own or listed.database:
             section = own[0] if own else Section(listed.database, directory)
@@ -344,11 +346,7 @@ class Command:
         days, check = self._options.days, bool(self._options.check)
         policy = self._policy if days is None else dataclasses.replace(self._policy, days=days)
         for directory, database in self._places():
-            targets = {
-                one.database: one.offsite.names
-                for one in self._sections
-                if one.directory == directory
-            }
+            targets = {one.database: one.offsite.names for one in self._beside(directory)}
             request = PruneRequest(directory, policy, database, check, targets)
             yield Task(database or str(directory), partial(_prune, request))
         for section in self._sections:
@@ -449,7 +447,7 @@ def _refuse_settled(directory: Path) -> None:
     if not os.path.exists(DEFAULT_PATH):
         return
     every = list(load_config(DEFAULT_PATH).sections.values())
-    here = [one for one in every if os.path.realpath(one.directory) == os.path.realpath(directory)]
+    here = [one for one in every if one.place == os.path.realpath(directory)]
     if here:
         raise ConfigError(
             f"{DEFAULT_PATH} says how long the sets in {directory} are kept, of {_names(here)}",
@@ -471,12 +469,13 @@ def _owner(sections: list[Section], source: str) -> Section:
     """The database that a set is of.
 
     :raises SetError: none of them has it.
+    :raises HostError: the disk of the first is not mounted, and none of the others has it.
     """
-    refusals = []
+    refusals: list[FiredrillError] = []
     for section in sections:
         try:
             manifest = Vault(section.directory).resolve(source, section.database).manifest
-        except SetError as error:
+        except (HostError, SetError) as error:
             refusals.append(error)
             continue
         if manifest is None or manifest.database == section.database:

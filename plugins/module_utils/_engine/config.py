@@ -54,6 +54,11 @@ class Section:
     def database(self) -> str:
         return str(self.settings.get("database", self.name))
 
+    @property
+    def place(self) -> str:
+        """The directory by the only name that is its own: several may lead to it, by links or `..`."""
+        return os.path.realpath(self.directory)
+
     def target(self, *, password: bool = True) -> Target:
         """:raises HostError: the file with the password cannot be read."""
         values = self._picked(Target)
@@ -139,7 +144,7 @@ class Config:
         """The targets for the sets of a database in that directory; with the database's own name for one that is
         not in the settings."""
         for section in self.sections.values():
-            if (section.directory, section.database) == (directory, database):
+            if (section.place, section.database) == (os.path.realpath(directory), database):
                 return section.offsite
         return Offsite(self.targets, folder_of(database))
 
@@ -307,9 +312,9 @@ def _contradictions(section: Section) -> list[str]:
 def _collisions(sections: list[Section]) -> list[str]:
     """Two databases of one name in one directory: `latest` of the one could be a dump of the other."""
     found = []
-    seen: dict[tuple[Path, str], str] = {}
+    seen: dict[tuple[str, str], str] = {}
     for section in sections:
-        other = seen.setdefault((section.directory, section.database), section.name)
+        other = seen.setdefault((section.place, section.database), section.name)
         if other != section.name:
             found.append(
                 f'databases.{other} and databases.{section.name} both keep sets of a database "{section.database}" '

@@ -475,6 +475,8 @@ def _record(request: DrillRequest, outcome: Report, found: _Findings) -> None:
         if found.set_name and not request.log_file:
             # A host that only drills has no sets of its own.
             Vault(request.directory).prepare()
+        if not request.log_file:
+            Vault(request.directory).require_disk()
         log_file = request.log_file or request.directory / report.LOG_NAME
         if request.log_file or log_file.parent.is_dir():
             report.append_json(log_file, outcome.public)

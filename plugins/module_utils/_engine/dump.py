@@ -18,13 +18,7 @@ from .catalog import database_bytes, read_extensions, read_properties
 from .cipher import Plaintext
 from .compression import parse_compression
 from .durable import sync_directory
-from .errors import (
-    ConfigError,
-    HostError,
-    OvertakenError,
-    SetError,
-    ToolError,
-)
+from .errors import ConfigError, HostError, OvertakenError, SetError, ToolError
 from .evidence import Collector, holds_rows, sequence_evidence, sequence_values
 from .filenames import DUMP, GLOBALS, MANIFEST, SEALED
 from .guide import GUIDE, update_guide
@@ -130,6 +124,7 @@ def backup_with(
     """
     run, database = access.run, request.target.database
     vault = Vault(request.directory)
+    vault.require_disk()
     with run.phase("preflight"), access.server.session(database) as session:
         if request.encryption and recipients is None:
             recipients = prepare(run, request.encryption)
@@ -277,7 +272,7 @@ def _make(
                     ),
                     total_rows=0 if found.is_empty else None,
                 )
-                _publish(vault, manifest, dump, globals_file, recipients)
+                _publish(run, vault, manifest, dump, globals_file, recipients)
     return manifest
 
 
@@ -373,34 +368,43 @@ def _dump(
 
 
 def _publish(
+    run: Run,
     vault: Vault,
     manifest: Manifest,
     dump: HashingFile,
     globals_file: HashingFile,
     recipients: Recipients | None,
 ) -> None:
-    try:
-        dump.publish(manifest.dump.name)
-        if manifest.globals:
-            globals_file.publish(manifest.globals.name)
-        shown = _seal(vault, manifest, recipients) if recipients else manifest
-        sync_directory(vault.directory)
-        vault.write_text(f"{manifest.name}{MANIFEST}", shown.to_json())
-        sync_directory(vault.directory)
-    except BaseException:
-        vault.remove(RecoverySet(vault.directory / manifest.dump.name, None))
-        raise
+    """Gives the files of a set their names, the manifest last; when it has not come to that, none of them has one."""
+    with vault.unnamed() as sealed, vault.unnamed() as last:
+        shown = _seal(sealed, manifest, recipients) if recipients else manifest
+        last.write(shown.to_json().encode("utf-8", "surrogateescape"))
+        last.finish()
+        parts = ((dump, shown.dump), (globals_file, shown.globals), (sealed, shown.sealed))
+        named = [(file, entry.name) for file, entry in parts if entry]
+        named.append((last, f"{manifest.name}{MANIFEST}"))
+        for file, unused_name in named:
+            file.require_place(vault.directory)
+        try:
+            for file, name in named[:-1]:
+                file.publish(name)
+            sync_directory(vault.directory)
+            last.publish(named[-1][1])
+            sync_directory(vault.directory)
+        except BaseException:
+            # The manifest first: what is half gone is no set.
+            left = [name for file, name in reversed(named) if not file.withdraw(name)]
+            if left:
+                run.state = f"{', '.join(left)} could not be removed from {vault.directory} again"
+            raise
 
 
-def _seal(vault: Vault, manifest: Manifest, recipients: Recipients) -> Manifest:
+def _seal(file: HashingFile, manifest: Manifest, recipients: Recipients) -> Manifest:
     """Writes the whole manifest encrypted, and returns what everybody may read of it."""
-    with vault.unnamed() as file:
-        with outlet(file, recipients) as out:
-            out.write(manifest.to_json().encode("utf-8", "surrogateescape"))
-            out.finish()
-        entry = file.entry(f"{manifest.name}{SEALED}{recipients.ending}")
-        file.publish(entry.name)
-    return manifest.plain(entry)
+    with outlet(file, recipients) as out:
+        out.write(manifest.to_json().encode("utf-8", "surrogateescape"))
+        out.finish()
+    return manifest.plain(file.entry(f"{manifest.name}{SEALED}{recipients.ending}"))
 
 
 def _write_globals(

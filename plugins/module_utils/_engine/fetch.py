@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .clock import is_ahead
+from .durable import maker_mark
 from .errors import ConfigError, HostError, OffsiteError, SetError
 from .filenames import MANIFEST, names_meant
 from .hashing import sha256_of
@@ -24,7 +25,7 @@ from .ledger import DAMAGED, Ledger
 from .manifest import FileEntry, Manifest
 from .model import Target, human_bytes, iso, utc_now
 from .remotes import store_of
-from .run import Run, owner_mark
+from .run import Run
 from .sealed import unseal
 from .stores import FarSet, Store
 from .targets import Offsite
@@ -83,9 +84,10 @@ class Located:
         self.vault.prepare()
         self.vault.sweep()
         self._check_room(manifest, self.vault)
-        private = self.vault.directory / f"{DOWNLOADS}{owner_mark().replace('/', '_')}"
+        private = self.vault.directory / f"{DOWNLOADS}{maker_mark()}"
         try:
-            private.mkdir(mode=0o700)
+            with _writing(private):
+                private.mkdir(mode=0o700)
             with self.run.phase("download"):
                 dump = self._download(manifest, self.run, private, warnings)
             yield RecoverySet(dump, manifest)
@@ -112,9 +114,9 @@ class Located:
             done += entry.bytes
             run.advance(done, total)
         # With the manifest it is a set like any other.
-        (private / f"{manifest.name}{MANIFEST}").write_text(
-            manifest.to_json(), encoding="utf-8", errors="surrogateescape"
-        )
+        beside = private / f"{manifest.name}{MANIFEST}"
+        with _writing(beside):
+            beside.write_text(manifest.to_json(), encoding="utf-8", errors="surrogateescape")
         return private / manifest.dump.name
 
     def _bring(
@@ -157,6 +159,18 @@ class Located:
             # What the set is wanted for does not fail because of it.
             with contextlib.suppress(HostError):
                 ledger.missed(manifest.name, store.name, DAMAGED, utc_now())
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """:raises HostError: it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise HostError(
+            f"{path} cannot be written: {error.strerror}",
+            todo="Is the disk full, is the file system writable?",
+        ) from error
 
 
 def _bring_from(store: Store, entry: FileEntry, path: Path) -> None:

@@ -16,6 +16,10 @@ from .errors import HostError
 from .manifest import FileEntry
 
 _CHUNK_BYTES = 1 << 20
+#: ENOTSUPP of Linux, which NFS lets through and no C library names.
+_ENOTSUPP = 524
+#: Where a second name of a file is not to be had: FAT, exFAT and many shares; see link(2).
+_NO_LINK = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, _ENOTSUPP)
 
 
 def digest_of(path: Path) -> str:
@@ -80,8 +84,7 @@ class HashingFile:
             try:
                 os.link(self._hidden, name, src_dir_fd=here, dst_dir_fd=here)
             except OSError as error:
-                # FAT, exFAT and many shares know no second name of a file; see link(2).
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                if error.errno not in _NO_LINK:
                     raise
                 if name in os.listdir(here):
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from error
@@ -93,4 +96,28 @@ class HashingFile:
                 name,
                 src_dir_fd=here,
                 dst_dir_fd=here,
+            )
+
+    def withdraw(self, name: str) -> bool:
+        """Takes the name away again, if it is this file's: another host may have had it first. Whether that is done."""
+        try:
+            named = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            if os.path.samestat(named, os.fstat(self.file.fileno())):
+                os.unlink(name, dir_fd=self._directory)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def require_place(self, directory: Path) -> None:
+        """Refuses to name the file unless that path still leads to where it was begun.
+
+        :raises HostError: it leads to another disk.
+        :raises OSError: it leads nowhere.
+        """
+        if not os.path.samestat(os.fstat(self._directory), os.stat(directory)):
+            raise HostError(
+                f"The disk at {directory} is not the one any more on which the dump was begun",
+                todo="See to it that the right one is mounted there and stays so, then run this again",
             )

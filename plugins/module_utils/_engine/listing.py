@@ -12,10 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import HostError
+from .durable import is_present
 from .filenames import MANIFEST, dump_names, set_of_part
 from .manifest import Manifest
 from .model import iso
+from .mounts import unreadable
 from .report import LOG_NAME, damaged_sets, last_drills, passed_sets
 from .vault import RecoverySet, Vault, load_set
 
@@ -70,13 +71,13 @@ class Listed:
 def list_sets(directory: Path, database: str = "") -> list[Listed]:
     """Every set of a directory, newest first; with `database` only its own, and those that nobody can tell.
 
-    :raises HostError: the directory is not there, or may not be read.
+    :raises HostError: as require_directory().
     """
     require_directory(directory)
     try:
         return _list_sets(directory, database)
     except OSError as error:
-        raise _unreadable(directory, error) from error
+        raise unreadable(directory, error) from error
 
 
 def _list_sets(directory: Path, database: str) -> list[Listed]:
@@ -125,11 +126,10 @@ def shortcomings(recovery_set: RecoverySet) -> tuple[str, ...]:
 
 
 def require_directory(directory: Path) -> None:
-    """:raises HostError: it is not there, or may not be read: an empty list would be a lie."""
-    try:
-        os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    except OSError as error:
-        raise _unreadable(directory, error) from error
+    """:raises HostError: it is not there, its disk is not mounted, or it may not be read: an empty list would be a lie."""
+    vault = Vault(directory)
+    vault.require_disk()
+    os.close(vault.open())
 
 
 def is_there(directory: Path) -> bool:
@@ -138,16 +138,9 @@ def is_there(directory: Path) -> bool:
     :raises HostError: nobody can tell, as of a disk that fails.
     """
     try:
-        return directory.exists()
+        return is_present(directory)
     except OSError as error:
-        raise _unreadable(directory, error) from error
-
-
-def _unreadable(directory: Path, error: OSError) -> HostError:
-    return HostError(
-        f"The backup directory {directory} cannot be read: {error.strerror}",
-        todo="Is the disk mounted, is the path right, is this run as root?",
-    )
+        raise unreadable(directory, error) from error
 
 
 def _without_dump(directory: Path) -> list[RecoverySet]:

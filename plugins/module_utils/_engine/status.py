@@ -71,17 +71,14 @@ def standings(
 
 def _standing(section: Section, schedule: Schedule | None, now: datetime) -> Standing:
     problems: list[Problem] = []
+    state, free = State(), None
     try:
         state = look(section.directory, section.database, now)
+        # While the disk is away it would be that of the card below.
+        free = Vault(section.directory).free_bytes()
     except FiredrillError as error:
-        state = State()
         problems.append(Problem("directory", error.what))
     newest, drill = state.newest, state.last_drill
-    try:
-        free: int | None = Vault(section.directory).free_bytes()
-    except FiredrillError as error:
-        free = None
-        problems.append(Problem("directory", error.what))
     doubt = clock.doubt(now, None)
     problems += [Problem(CLOCK, doubt)] if doubt else []
     problems += _of_sets(state, schedule, now) if not problems else []

@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .clock import is_ahead
+from .durable import hidden_name, is_left, is_present, mark_of
 from .errors import ConfigError, HostError, SetError
 from .filenames import (
     MANIFEST,
@@ -33,9 +34,8 @@ from .filenames import (
 from .hashing import HashingFile, digest_of
 from .keyring import Key
 from .manifest import FileEntry, Manifest
-from .model import Target, human_bytes, iso, parse_time, utc_now
-from .mounts import FSTAB, not_mounted
-from .run import owner_lives
+from .model import Target, iso, parse_time, utc_now
+from .mounts import FSTAB, lost_link, not_mounted, unreadable, write_failure
 
 #: What a download from an offsite target is called while it lies beside the sets, and by whom it was begun.
 DOWNLOADS = ".offsite-"
@@ -215,7 +215,14 @@ class Vault:
         """
         self.require_disk()
         try:
-            made = not self.directory.exists()
+            made = not is_present(self.directory)
+            # What a link leads to is not made: nobody can tell on which disk it was to be.
+            if made and (lost := lost_link(self.directory)):
+                raise HostError(
+                    f"The backup directory {self.directory} cannot be used: {lost}",
+                    state="Nothing was changed",
+                    todo="Mount the disk, make what the link leads to, or correct the link",
+                )
             if made:
                 self.directory.mkdir(mode=0o700, parents=True)
             if not self.directory.is_dir():
@@ -252,21 +259,27 @@ class Vault:
         """
         place = self.directory
         try:
-            while not place.exists():
+            while not is_present(place):
                 place = place.parent
             room = os.statvfs(place)
         except OSError as error:
-            raise HostError(
-                f"The backup directory {self.directory} cannot be read: {error.strerror}",
-                state="Nothing was changed",
-                todo="Is its disk mounted, and well (`dmesg`)?",
-            ) from error
+            raise unreadable(self.directory, error) from error
         return room.f_bavail * room.f_frsize
+
+    def open(self) -> int:
+        """A descriptor of the directory.
+
+        :raises HostError: it is not there, or may not be read.
+        """
+        try:
+            return os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise unreadable(self.directory, error) from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[int]:
         """Holds the directory while sets are published or removed; waits for its turn."""
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = self.open()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield descriptor
@@ -298,15 +311,18 @@ class Vault:
             that has made any.
         :raises SetError: there is none, or several other containers have made some.
         :raises ConfigError: the time cannot be read.
+        :raises HostError: the disk of the directory, which is needed for all but a path, is not mounted.
         """
         if not source:
             raise ConfigError(
                 "No dump was named", todo="Set it to `latest`, a file, or `before:<time>`"
             )
-        if source == "latest" or source.startswith("before:"):
-            return self._newest(source, database, target)
-        if "/" in source:
+        is_relative = source == "latest" or source.startswith("before:")
+        if "/" in source and not is_relative:
             return self._of_file(Path(source))
+        self.require_disk()
+        if is_relative:
+            return self._newest(source, database, target)
         named = self.directory / source
         if named.is_file():
             return self._of_file(named)
@@ -414,7 +430,7 @@ class Vault:
         It has no name at all where the file system can do that (O_TMPFILE of open(2)), so that even
         SIGKILL leaves nothing; elsewhere a hidden name that the next run removes.
         """
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = self.open()
         hidden = ""
         try:
             try:
@@ -424,21 +440,13 @@ class Vault:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
                     raise
-                hidden = f".firedrill-{os.getpid()}-{os.urandom(4).hex()}.partial"
+                hidden = hidden_name()
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 descriptor = os.open(hidden, flags, 0o600, dir_fd=directory)
             with os.fdopen(descriptor, "w+b") as file:
                 yield HashingFile(file, directory, hidden)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise HostError(
-                    f"The disk of {self.directory} is full ({human_bytes(self.free_bytes())} free)",
-                    state="No file was written; the database was not touched",
-                    todo="Free some space, or move older sets to another disk (`firedrill list` shows them)",
-                ) from error
-            raise HostError(
-                f"{self.directory} cannot be written: {error.strerror or error}"
-            ) from error
+            raise write_failure(self.directory, error) from error
         finally:
             if hidden:
                 with contextlib.suppress(OSError):
@@ -446,21 +454,21 @@ class Vault:
             os.close(directory)
 
     def sweep(self) -> None:
-        """Removes what runs that were killed have left: downloads, and on file systems that need them hidden files."""
-        for path in self.directory.glob(".firedrill-*.partial"):
-            pid = path.name.split("-")[1]
-            if not Path(f"/proc/{pid}").exists():
-                path.unlink(missing_ok=True)
-        for path in self.directory.glob(f"{DOWNLOADS}*"):
-            if not owner_lives(path.name[len(DOWNLOADS) :].replace("_", "/")):
-                shutil.rmtree(path, ignore_errors=True)
+        """Removes what runs that were killed have left: downloads and hidden files. One that stays keeps nobody from work.
 
-    def write_text(self, name: str, text: str) -> None:
-        """A small file, whole or not at all."""
-        with self.unnamed() as file:
-            file.write(text.encode("utf-8", "surrogateescape"))
-            file.finish()
-            file.publish(name)
+        :raises HostError: the directory cannot be read.
+        """
+        try:
+            names = os.listdir(self.directory)
+        except OSError as error:
+            raise unreadable(self.directory, error) from error
+        for name in names:
+            path = self.directory / name
+            download = name[len(DOWNLOADS) :] if name.startswith(DOWNLOADS) else ""
+            mark = download or mark_of(name)
+            with contextlib.suppress(OSError):
+                if mark and is_left(path, mark):
+                    shutil.rmtree(path, ignore_errors=True) if download else path.unlink()
 
     def remove(self, recovery_set: RecoverySet) -> None:
         """Removes a set, its manifest first: what is half gone is no set."""
