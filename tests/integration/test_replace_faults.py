@@ -368,13 +368,12 @@ def only_here(scene: Scene) -> Iterator[str]:
     docker("exec", "-u", "root", scene.server.name, "rm", *paths)
 
 
-@pytest.mark.parametrize("method", ["swap", "replace"])
-def test_an_extension_that_the_copy_cannot_have_is_told_before_anything_is_stopped(
-    scene, only_here, method
+def test_an_extension_that_the_way_back_cannot_have_is_told_before_anything_is_stopped(
+    scene, only_here
 ):
     oid, starts, files = scene.oid(), scene.app_starts(), scene.files()
     with pytest.raises(RefusedError) as caught:
-        restored(scene, method=method)
+        restored(scene, method="replace")
     said = str(caught.value)
     assert "extension only_here cannot be created" in said
     assert "not in this database" in said
@@ -385,6 +384,25 @@ def test_an_extension_that_the_copy_cannot_have_is_told_before_anything_is_stopp
     # No safety dump was made for it.
     assert scene.files() == sorted([*files, f"{scene.database}.journal"])
     assert scene.journal()[-1]["step"] == "failed"
+
+
+def test_an_extension_of_the_live_database_alone_keeps_no_swap_from_being_made(scene, only_here):
+    restored(scene)
+    assert scene.data() == RESTORED
+    extension = "SELECT count(*) FROM pg_extension WHERE extname = 'only_here'"
+    assert scene.server.sql(extension, scene.database) == "0"
+
+
+@pytest.mark.parametrize("method", ["swap", "replace"])
+def test_an_extension_that_the_copy_cannot_have_is_told_before_anything_is_stopped(
+    scene, only_here, method
+):
+    scene.server.backup(scene.directory, scene.database)
+    oid, starts = scene.oid(), scene.app_starts()
+    with pytest.raises(RefusedError, match="extension only_here cannot be created"):
+        restored(scene, method=method, safety_dump=False)
+    assert (scene.oid(), scene.data(), scene.app_starts()) == (oid, LIVE, starts)
+    assert scene.beside() == []
 
 
 # -- where there was no database ---------------------------------------------------------------------

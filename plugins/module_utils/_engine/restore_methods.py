@@ -48,7 +48,7 @@ def swap_in(work: Restoration, entry: Entry, plan: Plan) -> tuple[Entry, Compari
         entry = work.journal.write(entry, new_name=beside(session, work.database, "restore"))
         try:
             work.create_roles(session, plan)
-            entry = _create_copy(work, session, entry, plan, properties)
+            entry = _create_copy(work, session, entry, properties, _extensions(plan))
             entry = work.journal.write(entry, step="created")
             comparison = work.fill(entry.new_name, plan, properties)
             entry = work.journal.write(entry, step="stopping", stopped=plan.running_services)
@@ -62,24 +62,34 @@ def swap_in(work: Restoration, entry: Entry, plan: Plan) -> tuple[Entry, Compari
     return entry, comparison
 
 
+def _extensions(plan: Plan) -> set[str]:
+    return {one.name for one in plan.manifest.extensions} if plan.manifest else set()
+
+
+def _live_extensions(work: Restoration) -> set[str]:
+    # A database that cannot be read is no reason to keep it.
+    with suppress(FiredrillError), work.access.server.session(work.database) as live:
+        return {one.name for one in read_extensions(live)}
+    return set()
+
+
 def _create_copy(
-    work: Restoration, session: Session, entry: Entry, plan: Plan, properties: DatabaseProperties
+    work: Restoration,
+    session: Session,
+    entry: Entry,
+    properties: DatabaseProperties,
+    extensions: set[str],
 ) -> Entry:
     """Creates the database `entry.new_name`, which is to be filled.
 
     :returns: the entry with its OID, which is in the journal too.
-    :raises RefusedError: it cannot hold what the set or the live database has, since it is called otherwise.
+    :raises RefusedError: it cannot have these extensions, since it is called otherwise for instance.
     """
     with work.run.undisturbed():
         oid = create_database(session, entry.new_name, properties)
         entry = work.journal.write(entry, new_oid=oid)
-    wanted = {one.name for one in plan.manifest.extensions} if plan.manifest else set[str]()
-    if plan.live_oid is not None:
-        # One that cannot be read is no reason to keep it.
-        with suppress(FiredrillError), work.access.server.session(work.database) as live:
-            wanted |= {one.name for one in read_extensions(live)}
     with work.access.server.session(entry.new_name) as inside:
-        for name in sorted(wanted):
+        for name in sorted(extensions):
             _try_extension(work, inside, name)
     return entry
 
@@ -136,12 +146,16 @@ def replace(work: Restoration, entry: Entry, plan: Plan) -> tuple[Entry, Compari
         run.state = _dropped(work)
     properties = known_properties(plan)
     _require_droppable(work)
+    wanted = _extensions(plan)
+    if plan.live_oid is not None and work.request.safety_dump:
+        # The way back needs them too.
+        wanted |= _live_extensions(work)
     try:
         with access.server.maintenance(work.database) as session:
             entry = work.journal.write(entry, new_name=beside(session, work.database, "restore"))
             try:
                 # What stands in its way is known before anything is stopped or dropped.
-                entry = _create_copy(work, session, entry, plan, properties)
+                entry = _create_copy(work, session, entry, properties, wanted)
                 entry = work.journal.write(
                     entry,
                     step="stopping" if whole else entry.step,
