@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, cast
+from typing import Any, Callable
 
 import pytest
 from recovery_sets import lay_out
@@ -231,7 +231,7 @@ def test_a_drill_without_the_disk_leaves_nothing_on_the_card(card: Path) -> None
 
 @pytest.mark.parametrize("check", [False, True])
 def test_a_backup_asks_for_the_disk_before_anything_else(card: Path, check: bool) -> None:
-    access = cast("Any", SimpleNamespace(run=run.Run("backup")))
+    access: Any = SimpleNamespace(run=run.Run("backup"))
     with pytest.raises(HostError, match="seems not to be mounted"):
         backup_with(access, BackupRequest(Target("shop"), card, check=check))
 

@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from recovery_sets import a_manifest
@@ -241,7 +241,8 @@ def test_a_directory_that_is_gone_is_told(tmp_path: Path) -> None:
 def test_a_download_for_which_the_disk_has_no_place_is_told(disk: Path) -> None:
     fill(disk)
     far = RecoverySet(Path("nas:shop/x.dump"), a_manifest())
-    located = Located(far, (), cast("Any", ("a store",)), Run("verify"), Vault(disk))
+    stores: Any = ("a store",)
+    located = Located(far, (), stores, Run("verify"), Vault(disk))
     words = r"\.offsite-.* cannot be written: No space left"
     with pytest.raises(HostError, match=words), located.here([]):
         pass

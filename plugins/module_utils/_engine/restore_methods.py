@@ -269,7 +269,7 @@ def _left_by(work: Restoration, entry: Entry, properties: DatabaseProperties) ->
     run = work.run
     before = entry.step not in ("replacing", "swapping") or not entry.live_oid
     found = _found_live(work)
-    if found is None:
+    if not found:
         work.tidy = False
         if not before:
             run.state = (
@@ -277,7 +277,7 @@ def _left_by(work: Restoration, entry: Entry, properties: DatabaseProperties) ->
                 + (f"; a safety dump of it is {entry.safety_set}" if entry.safety_set else "")
             )
         return entry, before
-    live_oid, invalid = found
+    live_oid, invalid = found[0]
     if entry.step in ("swapping", "swapped") and live_oid == entry.new_oid:
         # It is done when the application runs.
         work.tidy, run.state = False, "The restore is complete all the same"
@@ -297,8 +297,8 @@ def _left_by(work: Restoration, entry: Entry, properties: DatabaseProperties) ->
     return entry, work.tidy
 
 
-def _found_live(work: Restoration) -> tuple[int | None, bool] | None:
-    """As found_database(), of the live one, from a server that may just be coming up again; None when it does not answer."""
+def _found_live(work: Restoration) -> list[tuple[int | None, bool]]:
+    """As found_database(), of the live one, from a server that may just be coming up again; empty when it does not answer."""
     found: list[tuple[int | None, bool]] = []
 
     def look() -> bool:
@@ -307,7 +307,7 @@ def _found_live(work: Restoration) -> tuple[int | None, bool] | None:
         return bool(found)
 
     wait_until(look, _SERVER_WAIT_S)
-    return found[0] if found else None
+    return found
 
 
 def _return_to_safety(work: Restoration, entry: Entry, properties: DatabaseProperties) -> bool:
@@ -352,7 +352,7 @@ def _return_to_safety(work: Restoration, entry: Entry, properties: DatabasePrope
             told = _move_in(work, session, name)
     except FiredrillError as error:
         found = _found_live(work)
-        if entry.step != "swapping" or not found or found[0] != entry.new_oid:
+        if entry.step != "swapping" or not found or found[0][0] != entry.new_oid:
             run.state += f", which could not be put back: {error.what}"
             if entry.new_name:
                 run.state += _drop_copy(work, entry)
