@@ -57,6 +57,14 @@ IMPORTS = """
 from _engine import restore_methods
 from _engine.model import SqlScript
 """
+#: A kill between the rename and what the journal says of it.
+RENAMED = """
+exchange = restore_methods.exchange
+def exchange_and_die(*arguments, **options):
+    exchange(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+restore_methods.exchange = exchange_and_die
+"""
 LATE = "INSERT INTO people VALUES (2000, 'written late')"
 
 
@@ -294,14 +302,7 @@ def test_a_way_back_that_was_killed_is_no_live_database(scene, patch):
 
 
 def test_a_way_back_that_was_killed_after_its_end_is_known_to_be_complete(scene):
-    patch = """
-exchange = restore_methods.exchange
-def exchange_and_die(*arguments, **options):
-    exchange(*arguments, **options)
-    os.kill(os.getpid(), signal.SIGKILL)
-restore_methods.exchange = exchange_and_die
-"""
-    killed(scene, patch, post_sql=FAILING)
+    killed(scene, RENAMED, post_sql=FAILING)
     safety = safety_set(scene)
     assert safety in settled(scene).msg
     assert scene.data() == LIVE
@@ -312,7 +313,6 @@ restore_methods.exchange = exchange_and_die
 
 
 def test_a_property_that_the_way_back_cannot_set_is_told(scene):
-    scene.server.sql(f"ALTER DATABASE {scene.database} SET work_mem = '7MB'")
     patch = """
 def refuse(session, name, properties):
     return ["work_mem of nobody"]
@@ -528,6 +528,7 @@ def test_an_empty_database_that_a_client_made_after_a_kill_is_none(half_replaced
 
 def test_a_container_that_is_gone_since_keeps_no_restore_from_being_made(scene):
     name = start_app(scene.server.image)
+    ident = docker("inspect", "-f", "{{.Id}}", name)
     try:
         process = scene.start(
             "restore.restore",
@@ -540,7 +541,10 @@ def test_a_container_that_is_gone_since_keeps_no_restore_from_being_made(scene):
         assert "is not back" in words(process)
     finally:
         remove(name)
-    restored(scene, stop_services=())
+    report = restored(scene, stop_services=())
+    assert (
+        f"container {ident[:12]}, which the killed restore had stopped, is gone" in report.warnings
+    )
     assert scene.data() == RESTORED
     assert scene.running() == [True, True]
 
@@ -557,14 +561,7 @@ def test_half_a_copy_that_somebody_gave_the_live_name_is_not_taken_for_complete(
 
 
 def test_a_replace_that_was_killed_right_after_its_rename_is_known_to_be_complete(scene):
-    patch = """
-exchange = restore_methods.exchange
-def exchange_and_die(*arguments, **options):
-    exchange(*arguments, **options)
-    os.kill(os.getpid(), signal.SIGKILL)
-restore_methods.exchange = exchange_and_die
-"""
-    killed(scene, patch)
+    killed(scene, RENAMED)
     assert scene.running() == [False, False]
     assert "it is complete" in settled(scene).msg
     assert scene.data() == RESTORED

@@ -23,8 +23,8 @@ _LIST_SETTINGS = frozenset(
 )
 #: Classes of SQLSTATE that say nothing of the statement (errcodes-appendix.html of the manual): insufficient
 #: resources, operator intervention, system error.
-_DROP_ATTEMPTS = 4
 _SERVER_IN_TROUBLE = ("53", "57", "58")
+_DROP_ATTEMPTS = 4
 _DATABASE_PRIVILEGES = ("CONNECT", "CREATE", "TEMPORARY")
 
 

@@ -196,7 +196,11 @@ def _take_over(work: Restoration, lost: Entry, plan: Plan) -> None:
     plan.live_oid = None
     plan.rows_live = {}
     containers = work.access.containers
-    there = [ident for ident in lost.stopped if not services.gone(containers, ident)]
+    gone = [ident for ident in lost.stopped if services.gone(containers, ident)]
+    work.notes += [
+        f"container {ident[:12]}, which the killed restore had stopped, is gone" for ident in gone
+    ]
+    there = [ident for ident in lost.stopped if ident not in gone]
     plan.running_services = tuple(dict.fromkeys([*there, *plan.running_services]))
     manifest = plan.manifest
     if lost.safety_set:
