@@ -12,11 +12,13 @@ import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Callable
 
 import pytest
 from far_ends import Ssh, rclone_config, ssh_server
 from recovery_sets import lay_out
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import OffsiteError
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import Ledger
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
     Report,
@@ -26,6 +28,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.offsite
     CopyRequest,
     copy_sets,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rclone_server import (
+    RcloneServer,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rsync import RsyncStore
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets import (
     Offsite,
     OffsiteTarget,
@@ -37,49 +43,66 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 class Starts:
-    """Stands before the real programs in the path, notes each start, and makes one fail or spoils what came of it."""
+    """Stands before the real programs in the path and notes each start."""
 
     def __init__(self, room: Path) -> None:
         self.path = room / "programs"
         self.path.mkdir()
         self._log = room / "starts"
-        self._failing = room / "failing"
-        self._spoiled = room / "spoiled"
         for name in ("rclone", "rsync"):
             program = self.path / name
-            program.write_text(f"""#!/bin/sh
-cd {shlex.quote(str(room))}
-echo "$*" >> starts
-if [ -f failing ]; then
-  case " $* " in *"$(cat failing)"*) echo "Failed: cut off" >&2; exit 12;; esac
-fi
-{shutil.which(name)} "$@"
-status=$?
-if [ -f spoiled ] && [ -f "$(cat spoiled)" ]; then
-  tr a-z b-za < "$(cat spoiled)" > other
-  cat other > "$(cat spoiled)"
-  rm spoiled
-fi
-exit $status
-""")
+            program.write_text(
+                f'#!/bin/sh\necho "$*" >> {shlex.quote(str(self._log))}\nexec {shutil.which(name)} "$@"\n'
+            )
             program.chmod(0o755)
-
-    def fail(self, word: str) -> None:
-        """From now on each start fails that has this among its words."""
-        self._failing.write_text(word)
-
-    def repair(self) -> None:
-        self._failing.unlink()
-
-    def spoil(self, path: Path) -> None:
-        """Once that file is there it gets other bytes of the same size."""
-        self._spoiled.write_text(str(path))
 
     def taken(self) -> list[str]:
         """The starts since the last time, each in one line."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         self._log.unlink(missing_ok=True)
         return lines
+
+
+class Between:
+    """Stands between a store and its real program, notes what is asked, and lets it fail or spoils what came of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._asked: list[str] = []
+        self._failing = ""
+        self._spoiled: Path | None = None
+        # The one is started for each question, the other is one server.
+        for owner, method in ((RsyncStore, "_run"), (RcloneServer, "ask")):
+            monkeypatch.setattr(owner, method, self._around(getattr(owner, method)))
+
+    def _around(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(store: object, *words: str, **more: object) -> Any:
+            self._asked.append(" ".join(words))
+            if self._failing and self._failing in self._asked[-1]:
+                raise OffsiteError("cut off")
+            answer = ask(store, *words, **more)
+            if self._spoiled and self._spoiled.exists():
+                other = bytes(byte ^ 1 for byte in self._spoiled.read_bytes())
+                self._spoiled.write_bytes(other)
+                self._spoiled = None
+            return answer
+
+        return asked
+
+    def fail(self, word: str) -> None:
+        """From now on each question fails that has this in it."""
+        self._failing = word
+
+    def repair(self) -> None:
+        self._failing = ""
+
+    def spoil(self, path: Path) -> None:
+        """Once that file is there it gets other bytes of the same size."""
+        self._spoiled = path
+
+    def taken(self) -> list[str]:
+        """What was asked since the last time."""
+        asked, self._asked = self._asked, []
+        return asked
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +122,11 @@ def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Starts:
     found = Starts(tmp_path)
     monkeypatch.setenv("PATH", f"{found.path}{os.pathsep}{os.environ['PATH']}")
     return found
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Between:
+    return Between(monkeypatch)
 
 
 def local(room: Path, name: str) -> RcloneTarget:
@@ -131,8 +159,8 @@ def copy(sets: Path, *targets: OffsiteTarget) -> Report:
 
 #: Look, bring the files, prove them, bring the manifest and the guide, prove them.
 RSYNC = ["--list-only", "--partial-dir", "--dry-run", "--partial-dir", "--dry-run"]
-#: The same, and asked once which hashes it has.
-RCLONE = ["lsjson", "copy", "backend", "lsjson", "copy", "lsjson"]
+#: It is started once, and asked for all of that.
+RCLONE = ["rcd"]
 
 
 def purposes(lines: list[str]) -> list[str]:
@@ -162,30 +190,32 @@ def test_the_files_of_a_set_share_the_starts_of_the_program(
 
 
 def test_what_is_cut_before_the_manifest_is_no_set_and_its_files_are_not_sent_again(
-    kind: str, sets: Path, target: OffsiteTarget, there: Path, starts: Starts
+    kind: str, sets: Path, target: OffsiteTarget, there: Path, between: Between
 ) -> None:
     name = lay_out(sets).name
     # The last that happens before the manifest goes up is that the files are proved.
-    starts.fail("--dry-run" if kind == "rsync" else "--files-from-raw")
+    between.fail("--dry-run" if kind == "rsync" else "operations/stat")
     assert copy(sets, target).verdict == "not_offsite"
     assert {path.name for path in there.iterdir()} == {f"{name}.dump", f"{name}.globals.sql"}
     assert not Ledger(sets, "shop").confirmed(name, kind)
-    starts.repair()
-    starts.taken()
+    between.repair()
+    between.taken()
     assert copy(sets, target).verdict == ""
-    uploads = [one for one in purposes(starts.taken()) if one in ("copy", "--partial-dir")]
+    uploads = [
+        one for one in between.taken() if "operations/copyfile" in one or "--partial-dir" in one
+    ]
     # The manifest and the guide.
-    assert len(uploads) == 1
+    assert len(uploads) == (1 if kind == "rsync" else 2)
     assert (there / f"{name}.json").exists()
     assert name in (there / "RECOVERY.md").read_text()
     assert Ledger(sets, "shop").confirmed(name, kind)
 
 
 def test_one_wrong_file_among_several_is_named_and_goes_and_the_others_stay(
-    sets: Path, target: OffsiteTarget, there: Path, starts: Starts
+    sets: Path, target: OffsiteTarget, there: Path, between: Between
 ) -> None:
     name = lay_out(sets).name
-    starts.spoil(there / f"{name}.globals.sql")
+    between.spoil(there / f"{name}.globals.sql")
     (outcome,) = copy(sets, target).details["targets"]
     assert f"does not hold {name}.globals.sql as" in outcome["error"]
     assert f"{name}.dump" not in outcome["error"]
@@ -197,10 +227,10 @@ def test_one_wrong_file_among_several_is_named_and_goes_and_the_others_stay(
 
 
 def test_a_manifest_that_arrived_wrong_leaves_no_set(
-    kind: str, sets: Path, target: OffsiteTarget, there: Path, starts: Starts
+    kind: str, sets: Path, target: OffsiteTarget, there: Path, between: Between
 ) -> None:
     name = lay_out(sets).name
-    starts.spoil(there / f"{name}.json")
+    between.spoil(there / f"{name}.json")
     (outcome,) = copy(sets, target).details["targets"]
     assert f"does not hold {name}.json as" in outcome["error"]
     assert not (there / f"{name}.json").exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -63,18 +64,25 @@ def run_program(
     :param timeout_s: seconds after which it is ended; 0 means never.
     :raises HostError: it is not installed, or cannot be started.
     """
-    changes = {"LC_ALL": "C.UTF-8", **(environment or {})}
-    inherited = {key: value for key, value in os.environ.items() if key not in changes}
-    wanted = {key: value for key, value in changes.items() if value is not None}
     given = os.memfd_create("feed")
     try:
         with open(given, "wb", closefd=False) as file:
             file.write(feed)
         os.lseek(given, 0, os.SEEK_SET)
-        process = start(command, environment={**inherited, **wanted}, stdin=given)
+        process = start(command, environment=environment_with(environment or {}), stdin=given)
     finally:
         os.close(given)
     return _attend(process, consume, timeout_s)
+
+
+def environment_with(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """The environment of this process for a program, whose messages are then in English.
+
+    :param changes: what is added to it, or left out of it (None).
+    """
+    changes = {"LC_ALL": "C.UTF-8", **changes}
+    inherited = {key: value for key, value in os.environ.items() if key not in changes}
+    return {**inherited, **{key: value for key, value in changes.items() if value is not None}}
 
 
 def start(
@@ -115,12 +123,14 @@ def pipe(stream: IO[bytes] | None) -> IO[bytes]:
     return cast("IO[bytes]", stream)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a program that still runs, with what it started, and closes the pipes to it."""
+def end(process: subprocess.Popen[bytes], messages: Tail | None = None) -> None:
+    """Ends a program that still runs, with what it started, and closes the pipes to it, after the last of its messages."""
     # The number of one that has ended may be another's by now.
     if process.poll() is None:
         _kill(process)
     process.wait()
+    if messages:
+        messages.join()
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe:
             with contextlib.suppress(OSError):
@@ -141,7 +151,7 @@ def _attend(
     timeout_s: float,
 ) -> Ended:
     output, errors = pipe(process.stdout), pipe(process.stderr)
-    messages = _Tail(errors)
+    messages = Tail(errors)
     late = threading.Event()
 
     def give_up() -> None:
@@ -163,22 +173,37 @@ def _attend(
         timer.cancel()
         # What it started may outlive it, and would hold the pipes open.
         _kill(process)
-        messages.join()
-        end(process)
+        end(process, messages)
     return Ended(status, b"".join(collected), messages.text, late.is_set())
 
 
-class _Tail(threading.Thread):
-    """Reads a stream to its end and keeps the last of it."""
+class Tail(threading.Thread):
+    """Reads the messages of a program to their end and keeps the last of them.
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    :param awaited: what wait() waits for.
+    """
+
+    def __init__(self, stream: IO[bytes], awaited: re.Pattern[bytes] | None = None) -> None:
         super().__init__(daemon=True)
         self._descriptor = stream.fileno()
+        self._awaited = awaited
         self._kept = b""
+        self._match: re.Match[bytes] | None = None
+        self._waited = threading.Event()
 
     def run(self) -> None:
         while chunk := os.read(self._descriptor, 8192):
             self._kept = (self._kept + chunk)[-_KEPT_BYTES:]
+            if self._awaited and not self._match:
+                self._match = self._awaited.search(self._kept)
+                if self._match:
+                    self._waited.set()
+        self._waited.set()
+
+    def wait(self, timeout_s: float) -> re.Match[bytes] | None:
+        """What was awaited; None when it was not said in that time, or till the end."""
+        self._waited.wait(timeout_s)
+        return self._match
 
     @property
     def text(self) -> str:

@@ -7,19 +7,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from .errors import OffsiteError
-from .host_programs import Ended, run_program
+from .host_programs import run_program
 from .manifest import FileEntry
-from .stores import Store, names_of
+from .rclone_server import ENVIRONMENT, NotThereError, RcloneServer, options_of, telling
+from .stores import Store
 from .targets import RcloneTarget
 
 #: The exit statuses of rclone (rclone.org/docs, "Exit code") for a directory and a file that are not there.
@@ -29,14 +27,11 @@ _HASHES = ("sha256", "sha1", "md5")
 #: Larger files go up in pieces in most object stores, and the hash of the whole is then only what the sender said,
 #: unless the far end reads the file when it is asked.
 _WHOLE_BYTES = 200_000_000
-#: One file after the other, with little memory: the host may have no more than a few hundred megabytes.
-_OPTIONS = (
-    *("--ask-password=false", "--log-level=ERROR", "--contimeout=20s", "--timeout=60s"),
-    *("--retries=2", "--low-level-retries=3", "--transfers=1", "--checkers=1"),
-    *("--buffer-size=0", "--use-mmap", "--s3-upload-concurrency=1", "--s3-no-check-bucket"),
-)
-#: AWS_CA_BUNDLE ends rclone before it has asked anything; its own option `ca_cert` is for that.
-_ENVIRONMENT = {"GOGC": "30", "GOMEMLIMIT": "48MiB", "AWS_CA_BUNDLE": None}
+_TRIES = 2
+#: Nothing is asked for that would be one more question to the far end.
+_PLAIN = {"noModTime": True, "noMimeType": True}
+#: An upload replaces what is there, whatever it is, and proofs() compares the hashes.
+_ANYWAY = {"IgnoreTimes": True, "IgnoreChecksum": True}
 
 
 @dataclass(frozen=True)
@@ -48,47 +43,44 @@ class _Shown:
 
 
 class RcloneStore(Store):
-    """The directory `folder` of a remote."""
+    """The directory `folder` of a remote.
 
-    def __init__(self, target: RcloneTarget, folder: str, scratch: Path) -> None:
+    :param server: the rclone that is asked.
+    """
+
+    def __init__(
+        self, target: RcloneTarget, folder: str, scratch: Path, server: RcloneServer
+    ) -> None:
         between = "" if target.remote.endswith(":") else "/"
         super().__init__(target.name, f"{target.remote}{between}{folder}", scratch)
-        self._options = [f"--config={target.config_file}", *_OPTIONS]
-        self._limit = [f"--bwlimit={target.max_bytes_per_s}B"] if target.max_bytes_per_s else []
+        self._server = server
+        self._options = options_of(target)
+        self._limit = f"{target.max_bytes_per_s}B" if target.max_bytes_per_s else "off"
         self._hash: str | None = None
         self._reads = False
 
     def connect(self) -> None:
-        """Each start of rclone connects by itself."""
+        self._server.begin()
 
     def listing(self) -> dict[str, int]:
-        ended = self._run("lsjson", "--files-only", "--no-modtime", "--no-mimetype", self.place)
-        if ended.status in _NOT_THERE:
+        options = {**_PLAIN, "filesOnly": True}
+        what = "it could not be listed"
+        try:
+            told = self._ask(what, "operations/list", fs=self.place, remote="", opt=options)
+        except NotThereError:
             return {}
-        found = self._json(ended, "it could not be listed")
-        return {str(one["Name"]): int(one["Size"]) for one in found}
+        return {str(one["Name"]): int(one["Size"]) for one in told["list"]}
 
     def size(self, name: str) -> int | None:
-        ended = self._run("lsjson", "--stat", "--no-modtime", "--no-mimetype", self._path(name))
-        if ended.status in _NOT_THERE:
-            return None
-        found = self._json(ended, f"{name} could not be looked up")
-        # Object stores have a directory of any name.
-        return None if found.get("IsDir") else int(found["Size"])
+        found = self._look_up(name, _PLAIN)
+        return int(found["Size"]) if found else None
 
     def put(self, *paths: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=self._scratch) as staged:
-            # It copies a directory whole, and theirs hold more.
-            for path in paths:
-                Path(staged, path.name).symlink_to(path.absolute())
-            # A second try sends all of them again: the largest comes last.
-            options = ["--copy-links", "--no-check-dest", "--check-first", "--order-by=size"]
-            # proofs() compares the hashes, and needs them of every file.
-            options.append("--ignore-checksum")
-            self._check(
-                self._run("copy", *self._limit, *options, staged, self.place),
-                f"{names_of(paths)} could not be uploaded",
-            )
+        self._pace(self._limit)
+        # What fails early has cost little: the largest comes last.
+        for path in sorted(paths, key=lambda path: path.stat().st_size):
+            source, far = (str(path.absolute().parent), path.name), (self.place, path.name)
+            self._bring(f"{path.name} could not be uploaded", source, far, _ANYWAY)
 
     def proofs(self, files: Mapping[Path, FileEntry]) -> dict[str, str]:
         kind = self._far_hash()
@@ -104,9 +96,9 @@ class RcloneStore(Store):
                 for path, entry in files.items()
                 if entry in asked
             }
-            found = self._hashes(asked, kind) if asked else {}
+            shown = {entry.name: self._hash_of(entry.name, kind) for entry in asked}
         return {
-            entry.name: self._proof(entry, kind, own[entry.name], found.get(entry.name, _Shown()))
+            entry.name: self._proof(entry, kind, own[entry.name], shown[entry.name])
             if entry in asked
             else self._read_back(entry)
             for entry in files.values()
@@ -121,60 +113,84 @@ class RcloneStore(Store):
 
     def get(self, name: str, path: Path) -> None:
         # A limit that leaves others their bandwidth is none for a recovery.
-        self._check(
-            self._run("copyto", self._path(name), str(path)), f"{name} could not be downloaded"
-        )
+        self._pace("off")
+        here = (str(path.absolute().parent), path.name)
+        self._bring(f"{name} could not be downloaded", (self.place, name), here, {})
         path.chmod(0o600)
 
     def delete(self, name: str) -> None:
-        ended = self._run("deletefile", self._path(name))
-        if ended.status and self.size(name) is not None:
-            self._check(ended, f"{name} could not be removed")
+        what = f"{name} could not be removed"
+        try:
+            self._ask(what, "operations/deletefile", fs=self.place, remote=name)
+        except OffsiteError:
+            if self.size(name) is not None:
+                raise
 
     # -- how it is asked -----------------------------------------------------------------------------
 
-    def _path(self, name: str) -> str:
-        return f"{self.place}/{name}"
+    def _ask(self, what: str, command: str, **parameters: object) -> Any:
+        try:
+            return self._server.ask(command, **parameters)
+        except OffsiteError as error:
+            raise type(error)(f"{self.place}: {what}: {error}") from error
 
-    def _run(
+    def _bring(
         self,
-        command: str,
-        *arguments: str,
-        feed: bytes = b"",
-        consume: Callable[[bytes], object] | None = None,
-    ) -> Ended:
-        return run_program(
-            ["rclone", command, *self._options, *arguments],
-            environment=_ENVIRONMENT,
-            feed=feed,
-            consume=consume,
-        )
+        what: str,
+        source: tuple[str, str],
+        destination: tuple[str, str],
+        settings: Mapping[str, object],
+    ) -> None:
+        """Copies a file; source and destination are each a directory and a name in it."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self._ask(
+                    *(what, "operations/copyfile"),
+                    srcFs=source[0],
+                    srcRemote=source[1],
+                    dstFs=destination[0],
+                    dstRemote=destination[1],
+                    _config=settings,
+                )
+            except OffsiteError:
+                if not left:
+                    raise
+            else:
+                return
+
+    def _pace(self, limit: str) -> None:
+        """:param limit: of what passes from now on, as rclone writes it."""
+        if self._limit != "off":
+            self._ask("its bandwidth could not be limited", "core/bwlimit", rate=limit)
+
+    def _look_up(self, name: str, options: Mapping[str, object]) -> dict[str, Any] | None:
+        """What the far end tells of a file, asked for by itself: a listing may lag behind."""
+        what = f"{name} could not be looked up"
+        try:
+            found = self._ask(what, "operations/stat", fs=self.place, remote=name, opt=options)[
+                "item"
+            ]
+        except NotThereError:
+            return None
+        # Object stores have a directory of any name.
+        return None if not found or found["IsDir"] else dict(found)
 
     def _far_hash(self) -> str:
         """The hash that the far end computes itself; "" for none."""
         if self._hash is None:
-            ended = self._run("backend", "features", self.place)
-            told = self._json(ended, "it could not be asked what it can do")
+            what = "it could not be asked what it can do"
+            told = self._ask(what, "operations/fsinfo", fs=self.place)
             can = told.get("Features") or {}
             # Only what reads the file is slow: over SFTP, say. A remote upon another one may have remembered it.
             self._reads = bool(can.get("SlowHash")) and not can.get("UnWrap")
             self._hash = next((kind for kind in _HASHES if kind in (told.get("Hashes") or ())), "")
         return self._hash
 
-    def _hashes(self, entries: list[FileEntry], kind: str) -> dict[str, _Shown]:
-        """Each of these files that is there, asked for by itself: a listing may lag behind."""
-        options = ["--files-only", "--no-traverse", "--no-modtime", "--no-mimetype"]
-        ended = self._run(
-            *("lsjson", *options, f"--hash-type={kind}", "--files-from-raw=-", self.place),
-            feed="".join(f"{entry.name}\n" for entry in entries).encode("utf-8", "surrogateescape"),
-        )
-        if ended.status in _NOT_THERE:
-            return {}
-        found = self._json(ended, f"{names_of(entries)} could not be looked up")
-        return {
-            str(one["Name"]): _Shown(int(one["Size"]), (one.get("Hashes") or {}).get(kind, ""))
-            for one in found
-        }
+    def _hash_of(self, name: str, kind: str) -> _Shown:
+        found = self._look_up(name, {**_PLAIN, "showHash": True, "hashTypes": [kind]})
+        if not found:
+            return _Shown()
+        return _Shown(int(found["Size"]), (found.get("Hashes") or {}).get(kind, ""))
 
     def _read_back(self, entry: FileEntry) -> str:
         digest, count = hashlib.sha256(), 0
@@ -184,36 +200,18 @@ class RcloneStore(Store):
             digest.update(chunk)
             count += len(chunk)
 
-        ended = self._run("cat", *self._limit, self._path(entry.name), consume=take)
+        ended = run_program(
+            ["rclone", "cat", *self._options, f"{self.place}/{entry.name}"],
+            environment=ENVIRONMENT,
+            consume=take,
+        )
         if ended.status in _NOT_THERE:
             return ""
-        self._check(ended, f"{entry.name} could not be read back")
+        if ended.status:
+            why = telling(ended.stderr) or f"rclone ended with status {ended.status}"
+            raise OffsiteError(f"{self.place}: {entry.name} could not be read back: {why}")
         same = count == entry.bytes and digest.hexdigest() == entry.sha256
         return "read back" if same else ""
-
-    def _json(self, ended: Ended, what: str) -> Any:
-        self._check(ended, what)
-        try:
-            return json.loads(ended.stdout)
-        except ValueError as error:
-            raise OffsiteError(f"{self.place}: {what}: rclone printed no JSON") from error
-
-    def _check(self, ended: Ended, what: str) -> None:
-        if ended.status:
-            raise OffsiteError(
-                f"{self.place}: {what}: {_told(ended) or f'rclone ended with status {ended.status}'}"
-            )
-
-
-def _told(ended: Ended) -> str:
-    """The message of rclone that says most, without its time."""
-    lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"\b(ERROR|CRITICAL|Failed)\b", line)] or lines
-    return (
-        re.sub(r"^[\d/]+ [\d:]+ ((ERROR|CRITICAL) : (: )?)?", "", telling[-1])[:400]
-        if telling
-        else ""
-    )
 
 
 def _digest_of(path: Path, entry: FileEntry, kind: str) -> str:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from .rclone import RcloneStore
+from .rclone_server import RcloneServer
 from .rsync import RsyncStore
 from .run import Run
 from .ssh import Ssh
@@ -20,7 +21,9 @@ def store_of(target: OffsiteTarget, folder: str, run: Run) -> Store:
     """
     scratch = run.private_directory("store")
     if isinstance(target, RcloneTarget):
-        return RcloneStore(target, folder, scratch)
+        server = RcloneServer(target)
+        run.resources.callback(server.close)
+        return RcloneStore(target, folder, scratch, server)
     ssh = Ssh(target, scratch)
     run.resources.callback(ssh.close)
     return RsyncStore(target, folder, scratch, ssh)
