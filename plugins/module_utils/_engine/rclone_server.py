@@ -50,7 +50,6 @@ class RcloneServer:
 
     Each start of rclone, with a login at the far end, costs a small host a good part of a second. It listens on the loopback
     interface, and a password that only it and this process know keeps others from what it can reach.
-
     """
 
     def __init__(self, target: RcloneTarget) -> None:
@@ -60,7 +59,6 @@ class RcloneServer:
         login = {"RCLONE_RC_USER": _USER, "RCLONE_RC_PASS": self._secret}
         self._environment = environment_with({**ENVIRONMENT, **others, **login})
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
         self._messages: Tail | None = None
 
     def begin(self) -> None:

@@ -75,7 +75,7 @@ class Store(ABC):
 
     @abstractmethod
     def put(self, *paths: Path) -> None:
-        """Uploads files under their own names, in one start of the program, in the place of what was there."""
+        """Uploads files under their own names, with one login, in the place of what was there."""
 
     @abstractmethod
     def proofs(self, files: Mapping[Path, FileEntry]) -> dict[str, str]:
