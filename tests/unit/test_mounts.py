@@ -34,9 +34,14 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump im
     backup_with,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import HostError
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyproofs import (
+    Proof,
+    note_proof,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.listing import list_sets
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.metrics import render
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    Report,
     Target,
     utc_now,
 )
@@ -44,6 +49,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.mounts 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.prune import (
     PruneRequest,
     prune,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import (
+    append_json,
+    append_record,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.retention import Policy
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
@@ -105,6 +114,27 @@ def test_a_disk_of_fstab_that_is_not_mounted_gets_no_set(disk: Disk, tmp_path: P
     disk.mount()
     assert Vault(disk.sets).prepare()
     assert not Vault(disk.sets).prepare()
+
+
+def test_neither_a_proof_nor_the_record_of_a_drill_is_hidden_by_the_disk_when_it_comes_back(
+    disk: Disk,
+) -> None:
+    """A set that is named by its path may lie elsewhere."""
+    found = Report("drill", changed=False, msg="pass: shop")
+    writers: list[Callable[[], object]] = [
+        lambda: note_proof(disk.sets, "shop", Proof.now("shop_20260219_020000", (), ())),
+        lambda: append_json(disk.sets / "drills.jsonl", found),
+        lambda: append_record(disk.sets / "DRILLS.md", found),
+    ]
+    for write in writers:
+        with pytest.raises(HostError, match=r"my disk is in .*fstab, but nothing is mounted there"):
+            write()
+    assert list(disk.point.iterdir()) == []
+    disk.mount()
+    disk.sets.mkdir()
+    for write in writers:
+        write()
+    assert len(list(disk.sets.iterdir())) == 3
 
 
 def test_a_link_to_the_disk_is_seen_through(disk: Disk, tmp_path: Path) -> None:

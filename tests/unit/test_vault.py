@@ -234,8 +234,15 @@ def test_a_directory_that_is_gone_is_told(tmp_path: Path) -> None:
         pass
     with pytest.raises(HostError, match="gone cannot be read: No such file"), gone.unnamed():
         pass
-    with pytest.raises(HostError, match="gone cannot be read: No such file"):
-        gone.sweep()
+    assert gone.everything() == []
+
+
+def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    for look in (Vault(circle).everything, Vault(circle).sets, Vault(circle).sweep):
+        with pytest.raises(HostError, match="circle cannot be read: Too many levels"):
+            look()
 
 
 def test_a_download_for_which_the_disk_has_no_place_is_told(disk: Path) -> None:

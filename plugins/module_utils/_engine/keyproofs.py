@@ -18,6 +18,7 @@ from .errors import ConfigError, HostError, SetError
 from .filenames import file_base
 from .listing import Listed
 from .model import Problem, Report, iso, parse_time, utc_now
+from .mounts import not_mounted
 from .run import Progress
 from .verify import VerifyRequest, verify
 
@@ -103,13 +104,13 @@ def note_proof(directory: Path, database: str, proof: Proof) -> None:
 
     :raises HostError: it could not be noted.
     """
+    what = f"The key opens {proof.set_name}, but that cannot be noted in {directory}"
+    if absent := not_mounted(directory):
+        raise HostError(f"{what}: {absent}", todo="Mount the disk, then run this again")
     try:
         replace_file(_path(directory, database), json.dumps(asdict(proof), indent=1) + "\n")
     except OSError as error:
-        raise HostError(
-            f"The key opens {proof.set_name}, but that cannot be noted in {directory}: {error.strerror}",
-            todo="Is the file system writable?",
-        ) from error
+        raise HostError(f"{what}: {error.strerror}", todo="Is the file system writable?") from error
 
 
 def key_problems(

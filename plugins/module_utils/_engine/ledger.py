@@ -69,6 +69,7 @@ class Ledger:
 
     def __init__(self, directory: Path, database: str) -> None:
         self.path = directory / f"{file_base(database)}.offsite"
+        self._database = database
 
     def targets(self) -> dict[str, TargetState]:
         """What is known, by the target's name."""
@@ -178,6 +179,11 @@ class Ledger:
             raise HostError(
                 f"The ledger {self.path} cannot be written: {error.strerror}"
             ) from error
+
+    @property
+    def lock_identity(self) -> tuple[str, str, str]:
+        """What two runs that copy or prune for this ledger have in common, however they spell its directory."""
+        return "offsite", os.path.realpath(self.path.parent), self._database
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -145,12 +145,9 @@ def is_there(directory: Path) -> bool:
 
 def _without_dump(directory: Path) -> list[RecoverySet]:
     """Manifests whose dump file is gone."""
-    names = (set_of_part(path.name) for path in directory.glob(f"*{MANIFEST}"))
-    lost = (
-        dumps[0]
-        for dumps in ([directory / dump for dump in dump_names(name)] for name in names)
-        if not any(dump.exists() for dump in dumps)
-    )
+    files = set(Vault(directory).names())
+    names = (set_of_part(file) for file in files if file.endswith(MANIFEST))
+    lost = (directory / dumps[0] for dumps in map(dump_names, names) if files.isdisjoint(dumps))
     orphans = (load_set(dump) for dump in lost)
     return [
         replace(orphan, path=directory / orphan.manifest.dump.name)

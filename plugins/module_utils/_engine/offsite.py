@@ -59,8 +59,9 @@ def copy_sets(request: CopyRequest, progress: Progress | None = None) -> Report:
         )
     with Run("copy", timeout_s=request.timeout_s, progress=progress) as run:
         run.state = "What was confirmed before stays so"
-        with run.lock("offsite", str(request.directory), request.database):
-            return _Copying(run, request).report()
+        ledger = Ledger(request.directory, request.database)
+        with run.lock(*ledger.lock_identity):
+            return _Copying(run, request, ledger).report()
 
 
 @dataclass
@@ -92,10 +93,10 @@ class _Outcome:
 
 
 class _Copying:
-    def __init__(self, run: Run, request: CopyRequest) -> None:
+    def __init__(self, run: Run, request: CopyRequest, ledger: Ledger) -> None:
         self._run = run
         self._request = request
-        self._ledger = Ledger(request.directory, request.database)
+        self._ledger = ledger
         self._warnings: list[str] = []
         #: What the check of a set's files here found, by its name: they are read once, however many targets there are.
         self._checked: dict[str, FiredrillError | None] = {}

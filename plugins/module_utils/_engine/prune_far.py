@@ -47,17 +47,17 @@ def prune_far(request: PruneFarRequest, progress: Progress | None = None) -> Rep
     :raises BusyError: copies are being made just now.
     :raises HostError: the directory cannot be read, or what goes cannot be noted.
     """
-    lock = ("offsite", str(request.directory), request.database)
-    with Run("prune", progress=progress) as run, run.lock(*lock):
-        return _Pruning(run, request).report()
+    ledger = Ledger(request.directory, request.database)
+    with Run("prune", progress=progress) as run, run.lock(*ledger.lock_identity):
+        return _Pruning(run, request, ledger).report()
 
 
 class _Pruning:
-    def __init__(self, run: Run, request: PruneFarRequest) -> None:
+    def __init__(self, run: Run, request: PruneFarRequest, ledger: Ledger) -> None:
         self._run = run
         self._request = request
         self._now = utc_now()
-        self._ledger = Ledger(request.directory, request.database)
+        self._ledger = ledger
         self._acknowledgement = Acknowledgement(request.directory, request.database)
         listed = list_sets(request.directory, request.database)
         self._here = {one.recovery_set.name for one in listed}

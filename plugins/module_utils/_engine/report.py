@@ -27,6 +27,7 @@ from typing import Any
 from .durable import sync_directory
 from .errors import BusyError, HostError
 from .model import Report, human_bytes, human_seconds, iso, parse_time, utc_now
+from .mounts import not_mounted
 
 LOG_NAME = "drills.jsonl"
 _TITLE = "# Backup restore drills\n"
@@ -214,6 +215,12 @@ def append_json(log_file: Path, report: Report) -> None:
 @contextlib.contextmanager
 def _appending(path: Path, mode: int) -> Iterator[int]:
     """A descriptor for a regular file that is there afterwards, under a lock of its own."""
+    if absent := not_mounted(path.parent):
+        raise HostError(
+            f"The record {path} cannot be written: {absent}",
+            state="Nothing was added to it",
+            todo="Mount the disk",
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         made = not path.exists()

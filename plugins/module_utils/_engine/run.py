@@ -205,7 +205,9 @@ class Run:
         :param identity: what makes the database unique, e.g. container id and database name.
         :raises BusyError: at once, when another run holds it.
         """
-        digest = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:24]
+        digest = hashlib.sha256("\0".join(identity).encode(errors="surrogateescape")).hexdigest()[
+            :24
+        ]
         with _hold(digest, f'working on database "{identity[-1]}"', f"a {self.action}"):
             yield
 

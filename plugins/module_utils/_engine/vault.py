@@ -281,7 +281,13 @@ class Vault:
         """Holds the directory while sets are published or removed; waits for its turn."""
         descriptor = self.open()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                raise HostError(
+                    f"The backup directory {self.directory} cannot be locked: {error.strerror}",
+                    todo="Does its file system know locks? NFS needs a server that does, or the mount option `local_lock=flock`",
+                ) from error
             yield descriptor
         finally:
             os.close(descriptor)
@@ -294,12 +300,29 @@ class Vault:
             s for s in self.everything() if s.manifest and database in (None, s.manifest.database)
         ]
 
-    def everything(self) -> list[RecoverySet]:
-        """Every dump file of the directory, newest first, with or without a good manifest."""
+    def names(self) -> list[str]:
+        """The names of what is in the directory; none where there is no directory.
+
+        :raises HostError: it cannot be read.
+        """
         try:
-            paths = [p for p in self.directory.iterdir() if is_dump(p.name) and p.is_file()]
-        except OSError:
+            # Path.glob() takes what it cannot read for nothing, and of Python 3.13 on a disk that fails, too.
+            return os.listdir(self.directory)
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise unreadable(self.directory, error) from error
+
+    def everything(self) -> list[RecoverySet]:
+        """Every dump file of the directory, newest first, with or without a good manifest; none where there is no directory.
+
+        :raises HostError: it cannot be read, all of it: a list that lacks some would be a lie.
+        """
+        paths = [self.directory / name for name in self.names() if is_dump(name)]
+        try:
+            paths = [path for path in paths if stat.S_ISREG(path.stat().st_mode)]
+        except OSError as error:
+            raise unreadable(self.directory, error) from error
         return sorted(
             (load_set(path) for path in paths), key=lambda s: (s.created, s.name), reverse=True
         )
@@ -458,11 +481,7 @@ class Vault:
 
         :raises HostError: the directory cannot be read.
         """
-        try:
-            names = os.listdir(self.directory)
-        except OSError as error:
-            raise unreadable(self.directory, error) from error
-        for name in names:
+        for name in self.names():
             path = self.directory / name
             download = name[len(DOWNLOADS) :] if name.startswith(DOWNLOADS) else ""
             mark = download or mark_of(name)
