@@ -10,14 +10,18 @@ import http.client
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from far_ends import rclone_config
+from far_ends import LOCAL, free_port, rclone_config, running
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     HostError,
@@ -54,6 +58,16 @@ def listed(server: RcloneServer, path: Path) -> list[str]:
     ]
 
 
+def copied(server: RcloneServer, room: Path) -> None:
+    server.ask(
+        "operations/copyfile",
+        srcFs=str(room),
+        srcRemote="noise",
+        dstFs=f"far:{room / 'there'}",
+        dstRemote="noise",
+    )
+
+
 def servers(config: Path) -> list[int]:
     """The remote controls that run with this configuration."""
     found = subprocess.run(
@@ -75,7 +89,7 @@ def test_it_is_started_once_and_ends_with_the_run(
 
 
 def test_nobody_without_its_password_can_ask_it_and_no_argument_tells_it(
-    server: RcloneServer, target: RcloneTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: RcloneServer, target: RcloneTarget, tmp_path: Path
 ) -> None:
     listed(server, tmp_path)
     (running,) = servers(target.config_file)
@@ -108,6 +122,7 @@ def test_what_the_user_set_for_programs_of_his_own_does_not_disturb_it(
         "RCLONE_RC_CERT": str(tmp_path / "none"),
         "RCLONE_LOG_LEVEL": "ERROR",
         "RCLONE_VERBOSE": "1",
+        "RCLONE_RC_SERVER_WRITE_TIMEOUT": "1s",
         "RCLONE_LOG_FILE": str(tmp_path / "log"),
         "http_proxy": "http://127.0.0.1:1",
     }.items():
@@ -150,6 +165,56 @@ def test_one_that_ends_over_a_question_is_told_in_its_own_words(tmp_path: Path) 
     ):
         server.ask("operations/list", fs="far:x", remote="")
     assert servers(config) == []
+
+
+def test_one_that_is_killed_over_a_question_does_not_repeat_an_older_answer(
+    target: RcloneTarget, tmp_path: Path
+) -> None:
+    server = RcloneServer(replace(target, max_bytes_per_s=1000))
+    with pytest.raises(NotThereError):
+        listed(server, tmp_path / "none")
+    (tmp_path / "noise").write_bytes(os.urandom(1_000_000))
+    (running,) = servers(target.config_file)
+    killer = threading.Timer(1, os.kill, (running, signal.SIGKILL))
+    killer.start()
+    with pytest.raises(OffsiteError, match=r"^rclone was ended by SIGKILL: is there too little"):
+        copied(server, tmp_path)
+    killer.join()
+
+
+def test_an_answer_may_take_as_long_as_it_takes(
+    target: RcloneTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By itself it gives up after an hour. Of two values it takes the last.
+    program = tmp_path / "programs" / "rclone"
+    program.parent.mkdir()
+    short = "--rc-server-read-timeout=1s --rc-server-write-timeout=1s"
+    program.write_text(f'#!/bin/sh\nshift\nexec {shutil.which("rclone")} rcd {short} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "noise").write_bytes(os.urandom(1_000_000))
+    server = RcloneServer(replace(target, max_bytes_per_s=200_000))
+    begun = time.monotonic()
+    try:
+        copied(server, tmp_path)
+    finally:
+        server.close()
+    assert time.monotonic() - begun > 2
+
+
+def test_a_remote_that_wants_to_ask_somebody_fails(tmp_path: Path) -> None:
+    port = free_port()
+    settings = {"type": "sftp", "host": LOCAL, "port": str(port), "user": "shop"}
+    config = rclone_config(tmp_path / "far.conf", {**settings, "ask_password": "true"})
+    command = ["rclone", "serve", "sftp", str(tmp_path), "--addr", f"{LOCAL}:{port}"]
+    login = {"RCLONE_USER": "shop", "RCLONE_PASS": "not-a-secret"}
+    server = RcloneServer(RcloneTarget("nas", "far:x", config))
+    with running(command, port, tmp_path / "log", login):
+        try:
+            with pytest.raises(OffsiteError, match="EOF"):
+                server.ask("operations/list", fs="far:x", remote="")
+        finally:
+            server.close()
 
 
 def test_without_rclone_the_package_is_named(

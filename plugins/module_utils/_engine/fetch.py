@@ -90,6 +90,9 @@ class Located:
                 private.mkdir(mode=0o700)
             with self.run.phase("download"):
                 dump = self._download(manifest, self.run, private, warnings)
+            # The server that is restored on needs the memory.
+            for store in self.stores:
+                store.close()
             yield RecoverySet(dump, manifest)
         finally:
             shutil.rmtree(private, ignore_errors=True)
@@ -304,6 +307,9 @@ class _Search:
                 f"{manifest.name} at {store.name} was made by host {source.host}, of container {source.container}, "
                 f"at {manifest.created_at}; this host is {platform.node()}"
             )
+        for other in self._stores:
+            if other not in (store, *further):
+                other.close()
         found = RecoverySet(Path(f"{store.place}/{manifest.dump.name}"), manifest)
         return Located(found, tuple(self._warnings), (store, *further), self._run, self._vault)
 

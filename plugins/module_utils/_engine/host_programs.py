@@ -28,6 +28,7 @@ _PACKAGES = {
 }
 _CHUNK_BYTES = 1 << 20
 _KEPT_BYTES = 1 << 16
+_LAST_WORDS_S = 5.0
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -130,7 +131,8 @@ def end(process: subprocess.Popen[bytes], messages: Tail | None = None) -> None:
         _kill(process)
     process.wait()
     if messages:
-        messages.join()
+        # What it started may outlive it, and hold them open.
+        messages.join(_LAST_WORDS_S)
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe:
             with contextlib.suppress(OSError):

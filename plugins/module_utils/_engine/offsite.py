@@ -180,6 +180,8 @@ class _Copying:
                 self._ledger.failed(target.name, outcome.errors[0], utc_now())
             else:
                 self._ledger.succeeded(target.name, utc_now())
+        # One that waits takes memory from the next.
+        store.close()
         return outcome
 
     @staticmethod

@@ -133,6 +133,7 @@ class _Pruning:
             self._remove(store, target, far, going, known)
             self._tidy(store, far, copies)
             self._forget_losses(target, known, copies, hold)
+        store.close()
         self._skipped += [
             {"name": one.name, "target": target.name, "problems": ["it has no manifest there"]}
             for one in far.values()

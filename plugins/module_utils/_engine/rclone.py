@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from .errors import OffsiteError
 from .host_programs import run_program
@@ -27,9 +29,9 @@ _HASHES = ("sha256", "sha1", "md5")
 #: Larger files go up in pieces in most object stores, and the hash of the whole is then only what the sender said,
 #: unless the far end reads the file when it is asked.
 _WHOLE_BYTES = 200_000_000
-_TRIES = 2
-#: Nothing is asked for that would be one more question to the far end.
-_PLAIN = {"noModTime": True, "noMimeType": True}
+#: Nothing is asked for that would be one more question to the far end. Without `filesOnly` a file at which the far end fails
+#: is looked for in a listing, and taken for one that is not there.
+_PLAIN = {"noModTime": True, "noMimeType": True, "filesOnly": True}
 #: An upload replaces what is there, whatever it is, and proofs() compares the hashes.
 _ANYWAY = {"IgnoreTimes": True, "IgnoreChecksum": True}
 
@@ -63,24 +65,23 @@ class RcloneStore(Store):
         self._server.begin()
 
     def listing(self) -> dict[str, int]:
-        options = {**_PLAIN, "filesOnly": True}
         what = "it could not be listed"
         try:
-            told = self._ask(what, "operations/list", fs=self.place, remote="", opt=options)
+            told = self._ask(what, "operations/list", fs=self.place, remote="", opt=_PLAIN)
         except NotThereError:
             return {}
         return {str(one["Name"]): int(one["Size"]) for one in told["list"]}
 
     def size(self, name: str) -> int | None:
-        found = self._look_up(name, _PLAIN)
+        found = self._look_up(name)
         return int(found["Size"]) if found else None
 
     def put(self, *paths: Path) -> None:
-        self._pace(self._limit)
         # What fails early has cost little: the largest comes last.
         for path in sorted(paths, key=lambda path: path.stat().st_size):
-            source, far = (str(path.absolute().parent), path.name), (self.place, path.name)
-            self._bring(f"{path.name} could not be uploaded", source, far, _ANYWAY)
+            what = f"{path.name} could not be uploaded"
+            with self._named(path.parent) as here:
+                self._copy(what, (here, path.name), (self.place, path.name), self._limit, _ANYWAY)
 
     def proofs(self, files: Mapping[Path, FileEntry]) -> dict[str, str]:
         kind = self._far_hash()
@@ -112,19 +113,22 @@ class RcloneStore(Store):
         return kind if shown.digest == own.result() else ""
 
     def get(self, name: str, path: Path) -> None:
-        # A limit that leaves others their bandwidth is none for a recovery.
-        self._pace("off")
-        here = (str(path.absolute().parent), path.name)
-        self._bring(f"{name} could not be downloaded", (self.place, name), here, {})
+        what = f"{name} could not be downloaded"
+        with self._named(path.parent) as here:
+            # A limit that leaves others their bandwidth is none for a recovery.
+            self._copy(what, (self.place, name), (here, path.name), "off", {})
         path.chmod(0o600)
 
     def delete(self, name: str) -> None:
         what = f"{name} could not be removed"
         try:
-            self._ask(what, "operations/deletefile", fs=self.place, remote=name)
+            _twice(lambda: self._ask(what, "operations/deletefile", fs=self.place, remote=name))
         except OffsiteError:
             if self.size(name) is not None:
                 raise
+
+    def close(self) -> None:
+        self._server.close()
 
     # -- how it is asked -----------------------------------------------------------------------------
 
@@ -134,46 +138,51 @@ class RcloneStore(Store):
         except OffsiteError as error:
             raise type(error)(f"{self.place}: {what}: {error}") from error
 
-    def _bring(
+    def _copy(
         self,
         what: str,
         source: tuple[str, str],
         destination: tuple[str, str],
+        limit: str,
         settings: Mapping[str, object],
     ) -> None:
-        """Copies a file; source and destination are each a directory and a name in it."""
-        for left in reversed(range(_TRIES)):
-            try:
-                self._ask(
-                    *(what, "operations/copyfile"),
-                    srcFs=source[0],
-                    srcRemote=source[1],
-                    dstFs=destination[0],
-                    dstRemote=destination[1],
-                    _config=settings,
-                )
-            except OffsiteError:
-                if not left:
-                    raise
-            else:
-                return
+        """Copies a file.
 
-    def _pace(self, limit: str) -> None:
-        """:param limit: of what passes from now on, as rclone writes it."""
-        if self._limit != "off":
-            self._ask("its bandwidth could not be limited", "core/bwlimit", rate=limit)
+        :param source: a directory, and a name in it; so is `destination`.
+        :param limit: of the bandwidth, as rclone writes it.
+        """
 
-    def _look_up(self, name: str, options: Mapping[str, object]) -> dict[str, Any] | None:
+        def copy() -> None:
+            if self._limit != "off":
+                self._ask("its bandwidth could not be limited", "core/bwlimit", rate=limit)
+            self._ask(
+                *(what, "operations/copyfile"),
+                srcFs=source[0],
+                srcRemote=source[1],
+                dstFs=destination[0],
+                dstRemote=destination[1],
+                _config=settings,
+            )
+
+        _twice(copy)
+
+    @contextlib.contextmanager
+    def _named(self, directory: Path) -> Iterator[str]:
+        """Another name of a directory here: what is asked is JSON, which cannot say each name that a directory may have."""
+        with tempfile.TemporaryDirectory(dir=self._scratch) as place:
+            link = Path(place, "here")
+            link.symlink_to(directory.absolute())
+            yield str(link)
+
+    def _look_up(self, name: str, **more: object) -> dict[str, Any] | None:
         """What the far end tells of a file, asked for by itself: a listing may lag behind."""
-        what = f"{name} could not be looked up"
+        what, options = f"{name} could not be looked up", {**_PLAIN, **more}
         try:
-            found = self._ask(what, "operations/stat", fs=self.place, remote=name, opt=options)[
-                "item"
-            ]
+            told = self._ask(what, "operations/stat", fs=self.place, remote=name, opt=options)
         except NotThereError:
             return None
-        # Object stores have a directory of any name.
-        return None if not found or found["IsDir"] else dict(found)
+        found: dict[str, Any] | None = told["item"]
+        return found
 
     def _far_hash(self) -> str:
         """The hash that the far end computes itself; "" for none."""
@@ -187,7 +196,7 @@ class RcloneStore(Store):
         return self._hash
 
     def _hash_of(self, name: str, kind: str) -> _Shown:
-        found = self._look_up(name, {**_PLAIN, "showHash": True, "hashTypes": [kind]})
+        found = self._look_up(name, showHash=True, hashTypes=[kind])
         if not found:
             return _Shown()
         return _Shown(int(found["Size"]), (found.get("Hashes") or {}).get(kind, ""))
@@ -212,6 +221,16 @@ class RcloneStore(Store):
             raise OffsiteError(f"{self.place}: {entry.name} could not be read back: {why}")
         same = count == entry.bytes and digest.hexdigest() == entry.sha256
         return "read back" if same else ""
+
+
+def _twice(action: Callable[[], object]) -> None:
+    """Tries once more after a failure, as the commands of rclone do by themselves."""
+    try:
+        action()
+    except NotThereError:
+        raise
+    except OffsiteError:
+        action()
 
 
 def _digest_of(path: Path, entry: FileEntry, kind: str) -> str:

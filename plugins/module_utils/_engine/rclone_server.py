@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
 import re
 import secrets
+import signal
 import subprocess
 from typing import Any
 
@@ -25,11 +27,22 @@ _OPTIONS = (
     *("--transfers=1", "--checkers=1", "--buffer-size=0", "--use-mmap", "--copy-links"),
     *("--s3-upload-concurrency=1", "--s3-no-check-bucket"),
 )
-#: AWS_CA_BUNDLE ends rclone before it has asked anything; its own option `ca_cert` is for that.
-ENVIRONMENT = {"GOGC": "30", "GOMEMLIMIT": "48MiB", "AWS_CA_BUNDLE": None}
+#: AWS_CA_BUNDLE ends rclone before it has asked anything; its own option `ca_cert` is for that. Nobody is there to be asked.
+ENVIRONMENT = {
+    "GOGC": "30",
+    "GOMEMLIMIT": "48MiB",
+    "AWS_CA_BUNDLE": None,
+    "RCLONE_INTERACTIVE": None,
+}
+#: A file may be on its way for days; after an hour it would be there, and the answer lost.
+_SERVER = (
+    *("--rc-addr=127.0.0.1:0", "--rc-server-read-timeout=0s", "--rc-server-write-timeout=0s"),
+)
 #: What it says once it listens.
 _LISTENS = re.compile(rb"Serving remote control on http://127\.0\.0\.1:(\d+)/")
 _START_S = 60
+_END_S = 1
+_LONGEST = 400
 #: What a user's environment sets for a remote control of his own, and what keeps it from saying that it listens.
 _OTHERS = ("RCLONE_RC", "RCLONE_LOG", "RCLONE_SYSLOG", "RCLONE_QUIET", "RCLONE_VERBOSE")
 _USER = "firedrill"
@@ -70,8 +83,9 @@ class RcloneServer:
             return
         self.close()
         self._process = start(
-            ["rclone", "rcd", "--rc-addr=127.0.0.1:0", *self._options],
+            ["rclone", "rcd", *_SERVER, *self._options],
             environment=self._environment,
+            stdin=subprocess.DEVNULL,
         )
         self._messages = Tail(pipe(self._process.stderr), _LISTENS)
         self._messages.start()
@@ -101,11 +115,12 @@ class RcloneServer:
             connection.close()
         if answer.status == http.HTTPStatus.OK:
             return told
-        words = str(told["error"])
+        words = " ".join(str(told["error"]).split())
+        shown = words[:_LONGEST]
         # Of a command that it does not know, being older, it says so with the same status.
         if answer.status == http.HTTPStatus.NOT_FOUND and "not found" in words:
-            raise NotThereError(words)
-        raise OffsiteError(words)
+            raise NotThereError(shown)
+        raise OffsiteError(shown)
 
     def close(self) -> None:
         """Ends it; the next that asks starts another one."""
@@ -114,16 +129,29 @@ class RcloneServer:
             self._process = self._messages = None
 
     def _ended(self, what: str) -> OffsiteError:
-        messages = self._messages
+        process, messages = self._process, self._messages
+        status = 0
+        if process:
+            # Its connection ends a moment before it does.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(_END_S)
         self.close()
+        if status < 0:
+            what = (
+                f"rclone was ended by {signal.Signals(-status).name}: is there too little memory?"
+            )
+            return OffsiteError(what)
         return OffsiteError(telling(messages.text if messages else "") or what)
 
 
 def telling(messages: str) -> str:
     """The message of rclone that says most, without its time; "" for none."""
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
-    lines = [line for line in lines if not _LISTENS.search(line.encode())]
+    # What it has answered is told already, and may be long ago.
+    lines = [line for line in lines if 'rc: "' not in line and not _LISTENS.search(line.encode())]
     found = [line for line in lines if re.search(r"\b(ERROR|CRITICAL|Failed)\b", line)] or lines
     return (
-        re.sub(r"^[\d/]+ [\d:]+ ((ERROR|CRITICAL) : (: )?)?", "", found[-1])[:400] if found else ""
+        re.sub(r"^[\d/]+ [\d:]+ ((ERROR|CRITICAL) : (: )?)?", "", found[-1])[:_LONGEST]
+        if found
+        else ""
     )

@@ -21,9 +21,10 @@ def store_of(target: OffsiteTarget, folder: str, run: Run) -> Store:
     """
     scratch = run.private_directory("store")
     if isinstance(target, RcloneTarget):
-        server = RcloneServer(target)
-        run.resources.callback(server.close)
-        return RcloneStore(target, folder, scratch, server)
-    ssh = Ssh(target, scratch)
-    run.resources.callback(ssh.close)
-    return RsyncStore(target, folder, scratch, ssh)
+        return _kept(RcloneStore(target, folder, scratch, RcloneServer(target)), run)
+    return _kept(RsyncStore(target, folder, scratch, Ssh(target, scratch)), run)
+
+
+def _kept(store: Store, run: Run) -> Store:
+    run.resources.callback(store.close)
+    return store

@@ -102,6 +102,9 @@ class RsyncStore(Store):
                 self._run(*rules, f"{empty}/", f"{self.place}/"), f"{name} could not be removed"
             )
 
+    def close(self) -> None:
+        self._ssh.close()
+
     # -- how it is asked -----------------------------------------------------------------------------
 
     def _path(self, name: str) -> str:

@@ -92,6 +92,10 @@ class Store(ABC):
     def delete(self, name: str) -> None:
         """Removes one file; one that is not there is no error."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Ends what was begun to ask the target; the next question begins it anew."""
+
     # -- sets ----------------------------------------------------------------------------------------
 
     def sets(self) -> list[FarSet]:
