@@ -75,6 +75,33 @@ def test_what_sets_up_hosts_begins_with_that_check(name: str) -> None:
     assert CHECK in imported[:first]
 
 
+@pytest.mark.parametrize(
+    ("files", "env", "refused"),
+    [
+        ([], {"A": "b"}, True),
+        (["compose.yml", "./.env"], {"A": "b"}, True),
+        (["compose.yml", "other/.env"], {"A": "b"}, False),
+        ([], {}, False),
+    ],
+)
+def test_an_environment_file_that_is_copied_and_written_is_refused(
+    tmp_path: Path, files: list[str], env: dict[str, str], refused: bool
+) -> None:
+    settings = {
+        "firedrill_this_machine": True,
+        "firedrill_app_src": str(tmp_path),
+        "firedrill_app_files": files,
+        "firedrill_app_env": env,
+    }
+    done = played(CHECK, "-e", json.dumps(settings))
+    assert done.returncode == 0, done.stdout
+    (tmp_path / ".env").write_text("A=c\n", encoding="utf-8")
+    done = played(CHECK, "-e", json.dumps(settings))
+    assert (done.returncode != 0) == refused, done.stdout
+    told = " ".join(done.stdout.split())
+    assert (f"{tmp_path}/.env would be copied to the host, and firedrill_app_env" in told) == refused
+
+
 # -- what a recovery sees before it touches the host
 
 #: As the host's own, it has no path but the one that a test gives it.
@@ -772,12 +799,15 @@ class Engine:
         if daemon:
             self.has("dockerd", "#!/bin/sh\n")
 
-    def played(self, tasks: str, *arguments: str) -> str:
+    def played(self, tasks: str, *arguments: str, **more: str) -> str:
         settings = {
             "test_place": str(self.place),
             "test_tasks": tasks,
             "firedrill_docker_log_max_size": "",
             "_docker_daemons": [str(self.place / "bin" / "dockerd")],
+            "_docker_source": str(self.place / "source"),
+            "_docker_pin": str(self.place / "pin"),
+            **more,
         }
         play = played(str(self.place / "play.yml"), *arguments, "-e", json.dumps(settings))
         told = " ".join(play.stdout.split())
@@ -843,3 +873,56 @@ def test_check_mode_starts_no_engine_and_would_install_none(engine: Engine) -> N
     assert not engine.was_asked_to_start()
     assert "would be started" in told
     assert "Install the packages" not in told
+
+
+# -- Compose from another release of Debian
+
+SOURCES = """#!/bin/sh
+printf '%s' "$SOURCES"
+"""
+FOUNDATION = "http://archive.raspberrypi.com/debian main Raspberry Pi Foundation\n"
+RASPBIAN = "http://raspbian.raspberrypi.com/raspbian main Raspbian\n"
+DEBIAN = "http://far/debian-security main Debian\nhttp://near/debian main Debian\n"
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (RASPBIAN + FOUNDATION, "but from Raspbian, Raspberry Pi Foundation, as 32-bit"),
+        (FOUNDATION + DEBIAN, "deb http://near/debian trixie main"),
+        # Lists of packages are not there yet.
+        ("http://near/debian main \n", "deb http://deb.debian.org/debian trixie main"),
+    ],
+)
+def test_a_host_that_takes_nothing_from_debian_takes_no_compose_from_there(
+    engine: Engine, sources: str, said: str
+) -> None:
+    engine.has("apt-get", SOURCES, SOURCES=sources)
+    release = {"firedrill_docker_compose_release": "trixie"}
+    told = engine.played("compose", "--check", "--diff", **release)
+    assert said in told
+    assert ("It goes on" in told) == ("deb " in said)
+    assert ("upgraded to trixie, remove" in told) == ("deb " in said)
+
+
+@pytest.mark.parametrize(
+    ("release", "of", "stays"),
+    [("trixie", "bookworm", True), ("trixie", "trixie", False), ("", "bookworm", False)],
+)
+def test_what_would_keep_a_host_from_an_upgrade_goes_when_it_is_not_wanted(
+    engine: Engine, release: str, of: str, stays: bool
+) -> None:
+    engine.has("docker", ANSWERS_LATER)
+    engine.has("systemctl", "#!/bin/sh\n")
+    (engine.place / "started").touch()
+    files = [engine.place / "source", engine.place / "pin"]
+    for file in files:
+        file.touch()
+    given = {"firedrill_docker_compose_release": release, "_docker_codename": of}
+    told = engine.played("main", "--check", **given)
+    assert all(file.exists() for file in files)
+    assert ("changed=0" in told) == stays
+    told = engine.played("main", **given)
+    assert [file.exists() for file in files] == [stays, stays]
+    assert ("changed=0" in told) == stays
+    assert "changed=0" in engine.played("main", **given)
