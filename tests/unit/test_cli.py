@@ -13,6 +13,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -574,8 +575,55 @@ def test_no_upload_keeps_the_backup_of_another_database_waiting(
     sections = [Section(name, sets, {"database": "shop"}, far) for name in ("one", "two")]
     tasks = due_tasks(sections, Schedule(), Policy(), check=True)
     assert [(task.action, task.label) for task in tasks] == [
-        (action, name) for action in ("backup", "copy", "drill") for name in ("one", "two")
+        (action, name) for action in ("backup", "drill", "copy") for name in ("one", "two")
     ]
+
+
+def test_a_long_upload_keeps_no_later_run_from_its_backups_and_drills(
+    tmp_path: Path, sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_run, "RUNTIME_DIRECTORY", tmp_path / "run")
+    lay_out(sets, created=utc_now() - timedelta(days=3))
+    section = Section("one", sets, {"database": "shop"}, Offsite((RcloneTarget("nas", "nas:x"),)))
+
+    def asked() -> Iterator[str]:
+        return (task.action for task in due_tasks([section], Schedule(), Policy(), check=True))
+
+    uploading = asked()
+    assert [next(uploading) for unused in range(3)] == ["backup", "drill", "copy"]
+    assert list(asked()) == ["backup", "drill"]
+    assert list(uploading) == []
+    assert list(asked()) == ["backup", "drill", "copy"]
+    busy = asked()
+    next(busy)
+    with pytest.raises(errors.BusyError, match="doing the same"):
+        next(asked())
+    busy.close()  # type: ignore[attr-defined]
+
+
+def test_what_lies_on_a_disk_that_is_there_is_settled_first(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    sets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (
+        "databases:\n  one: {{container: c1, backup_dir: /away}}\n"
+        "  two: {{container: c2, backup_dir: {dir}}}\n"
+        "  three: {{container: c3, backup_dir: {dir}}}\n"
+    )
+    settled = []
+
+    def settle(request: Any, progress: object) -> Report:
+        settled.append(request.target.database)
+        return Report(action="settle", changed=False, msg="Nothing was interrupted")
+
+    monkeypatch.setattr(commands, "settle_interrupted", settle)
+    monkeypatch.setattr(
+        commands, "not_mounted", lambda place: "" if place == sets else "it is away"
+    )
+    assert Printed(capsys, "--config", _config(tmp_path, sets, text), "settle").status == 0
+    assert settled == ["two", "three", "one"]
 
 
 def test_a_directory_that_answers_with_errors_keeps_no_other_database_from_its_turn(

@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 from recovery_sets import drilled, lay_out
 
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine import cli
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import cli, holds
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import prune as of_prune
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import Section
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.due import _Backup, _Try
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    AbsentError,
     BusyError,
     HostError,
+    InterruptedRun,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.holds import (
     AcknowledgeRequest,
@@ -45,6 +47,8 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.prune i
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.retention import Policy
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.settling import interrupted
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.state import look
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.status import status_rows
 
 NOW = utc_now()
@@ -142,10 +146,10 @@ def test_a_damaged_acknowledgement_keeps_more_and_stops_nothing(tmp_path: Path) 
 
 def test_a_gap_that_pruning_leaves_does_not_look_like_a_loss(tmp_path: Path) -> None:
     # A slow decline: each set has more than half of the one before.
-    names = sets_of(tmp_path, {40: 100, 39: 60, 2: 40, 1: 40})
-    copied(tmp_path, names[39], "nas")
+    names = sets_of(tmp_path, {16: 100, 9.5: 60, 3: 40, 1: 40})
+    copied(tmp_path, names[9.5], "nas")
     request = PruneRequest(tmp_path, Policy(7), targets={"shop": ["nas"]})
-    assert removed(prune(request)) == {names[39]}
+    assert removed(prune(request)) == {names[9.5]}
     assert prune(request).warnings == []
     assert not acknowledge(AcknowledgeRequest(tmp_path, "shop")).changed
 
@@ -261,6 +265,70 @@ def test_a_file_of_public_keys_that_is_gone_fails_a_backup_by_hand(
     assert removed(pruned(sets)) == {names[20]}
 
 
+def test_a_failure_under_a_clock_that_was_ahead_holds_nothing(tmp_path: Path) -> None:
+    names = sets_of(tmp_path, {20: 100, 1: 100})
+    Attempts(tmp_path, "shop").fail("dump", NOW + timedelta(days=3000), "no such role")
+    assert removed(pruned(tmp_path)) == {names[20]}
+
+
+def test_after_a_pause_that_was_longer_than_sets_are_kept_none_goes_at_once(tmp_path: Path) -> None:
+    sets_of(tmp_path, {24: 100, 23: 100, 22: 100, 0.1: 100})
+    report = pruned(tmp_path)
+    assert removed(report) == set()
+    assert "there was no backup for 21 d" in report.warnings[0]
+
+
+class _Docker:
+    """A Docker engine that has these containers, or does not answer."""
+
+    def __init__(self, *names: str, answers: bool = True) -> None:
+        self._names = names
+        self._answers = answers
+
+    def find(self, *, name: str) -> None:
+        if not self._answers:
+            raise HostError("no Docker engine")
+        if name not in self._names:
+            raise AbsentError("none")
+
+
+@pytest.mark.parametrize(
+    ("docker", "ends"),
+    [(_Docker(), True), (_Docker("shop-db-1"), False), (_Docker(answers=False), False)],
+)
+def test_a_killed_restore_is_ended_by_hand_only_where_its_container_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docker: _Docker, ends: bool
+) -> None:
+    monkeypatch.setattr(holds, "Containers", lambda: docker)
+    names = sets_of(tmp_path, {20: 100, 1: 100})
+    journal = Journal(tmp_path, "shop-db-1", "shop")
+    journal.write(
+        Entry("run", "restore", "replace", "shop-db-1", "shop"),
+        step="replacing",
+        safety_set="before",
+        stopped=("0123456789abcdef",),
+    )
+    would = acknowledge(AcknowledgeRequest(tmp_path, "shop", check=True))
+    assert interrupted(tmp_path, "shop")
+    done = acknowledge(AcknowledgeRequest(tmp_path, "shop"))
+    assert would.changed is done.changed is ends
+    words = ("shop-db-1 is gone", "in the set before", "`docker start 0123456789ab`")
+    assert [each in done.msg for each in words] == [ends] * 3
+    assert bool(interrupted(tmp_path, "shop")) is not ends
+    assert removed(pruned(tmp_path)) == ({names[20]} if ends else set())
+
+
+def test_a_restore_of_another_host_holds_nothing_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, "shop-db-1", "shop")
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.node", lambda: "another")
+        journal.write(Entry("run", "restore", "replace", "shop-db-1", "shop"), step="replacing")
+        assert interrupted(tmp_path, "shop")
+    assert interrupted(tmp_path, "shop") == []
+
+
 def _run(directory: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """A try of the schedule that ends so."""
 
@@ -280,6 +348,19 @@ def test_a_backup_that_was_refused_because_another_runs_is_no_failed_one(
     _run(tmp_path, BusyError("another run works on it"), monkeypatch)
     assert Attempts(tmp_path, "shop").latest("backup") is None
     assert removed(pruned(tmp_path)) == {names[20]}
+
+
+@pytest.mark.parametrize("by_signal", [True, False])
+def test_a_backup_that_a_signal_ended_is_no_failed_one_but_a_time_limit_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_signal: bool
+) -> None:
+    sets_of(tmp_path, {1: 100})
+    _run(tmp_path, InterruptedRun("ended", by_signal=by_signal), monkeypatch)
+    known = look(tmp_path, "shop", NOW)
+    assert bool(known.tries.get("backup")) is not by_signal
+    # Nobody thinks that all is well for ever.
+    (row,) = status_rows([Section("shop", tmp_path, {})], Schedule(), NOW + timedelta(days=1))
+    assert any("no backup since" in problem for problem in row["problems"])
 
 
 def test_a_refusal_does_not_hide_the_failure_before_it(

@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import platform
 import resource
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,24 @@ def test_a_damaged_line_hides_no_other_one(journal: Journal, damage: bytes) -> N
     journal.write(entry())
     journal.path.write_bytes(damage + b"\n" + journal.path.read_bytes() + damage + b"\n")
     assert [known.run for known in journal.entries()] == ["r1"]
+
+
+def test_a_killed_run_of_another_host_is_not_ours_and_one_that_names_none_is(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.node", lambda: "another")
+        journal.write(entry())
+    assert journal.unfinished() is None
+    # As they were written before.
+    line = {key: value for key, value in asdict(entry("r2")).items() if key != "host"}
+    with journal.path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    found = journal.unfinished()
+    assert found
+    assert found.run == "r2"
+    journal.write(found, step="done")
+    assert [one.host for one in journal.entries()] == ["another", platform.node()]
 
 
 @pytest.mark.parametrize("name", ["app\u2028x", "app\x85x", "app\nx", "例え"])

@@ -301,9 +301,19 @@ def test_a_policy_is_told_in_words() -> None:
         ([0, 1, 2, 7.1, 3000], False),
         # No backup, but a prune.
         ([3000, 3001], True),
-        # The host was off for a holiday; somebody makes one a month.
-        ([0, 21, 22], False),
+        # The host was off for a holiday; a night or two were missed.
+        ([0, 21, 22, 23], True),
+        ([0, 1, 6, 21, 22], True),
+        ([0, 1, 7.1, 21, 22], False),
+        ([21, 22], True),
+        ([0, 6.9, 7.9], False),
+        # Somebody makes one a week, or one a month, and left one out.
+        ([0, 7.1, 14.1, 21.2], False),
         ([0, 31, 62, 93], False),
+        ([0, 60, 91], False),
+        # A prune left one of each month; one of last year.
+        ([0, 1, 6.9, 20, 50, 80], False),
+        ([0, 1, 6.9, 20], False),
         ([0], False),
         ([], False),
     ],
@@ -313,6 +323,17 @@ def test_after_a_long_time_without_a_backup_the_clock_is_not_believed(
 ) -> None:
     sets = [aged(days) for days in ages_of_backups]
     assert bool(find_gap(sets, Policy(7), NOW)) is held
+
+
+@pytest.mark.parametrize(
+    ("days", "off", "held"),
+    [(0, 1.9, False), (0, 2.1, True), (30, 29, False), (30, 31, True), (365, 59, False)],
+)
+def test_a_time_is_long_when_all_sets_have_grown_too_old_in_it(
+    days: float, off: float, held: bool
+) -> None:
+    sets = [aged(0), *(aged(off + before) for before in range(8))]
+    assert bool(find_gap(sets, Policy(days), NOW)) is held
 
 
 def test_a_dump_before_a_restore_ends_no_gap() -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import platform
 import time as clock_of_the_system
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from recovery_sets import lay_out
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import state as of_state
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report, iso
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import (
@@ -211,10 +213,13 @@ def test_without_any_set_a_backup_is_due_and_no_drill(tmp_path: Path) -> None:
 def test_a_backup_is_due_from_its_moment_on_until_there_is_a_set_from_after_it(
     tmp_path: Path,
 ) -> None:
-    lay_out(tmp_path, created=SLOT - timedelta(days=1))
+    lay_out(tmp_path, created=SLOT - timedelta(days=1), host=platform.node())
     assert due(tmp_path, SLOT - timedelta(seconds=1))[0] is None
     assert due(tmp_path, SLOT)[0] == SLOT
-    lay_out(tmp_path, created=SLOT)
+    # Of a host that keeps its sets in the same directory.
+    lay_out(tmp_path, created=SLOT, host="another")
+    assert due(tmp_path)[0] == SLOT
+    lay_out(tmp_path, created=SLOT + timedelta(seconds=1), host=platform.node())
     assert due(tmp_path)[0] is None
     assert due(tmp_path, SLOT + timedelta(days=1))[0] == SLOT + timedelta(days=1)
 
@@ -233,14 +238,25 @@ def test_a_set_that_lost_a_file_is_no_backup(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_utc")
-def test_what_failed_is_tried_again_later_and_not_at_once(tmp_path: Path) -> None:
+def test_what_failed_is_tried_again_later_and_not_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tries = Attempts(tmp_path, "shop")
     tries.begin("backup", SLOT, NOW)
     # Nothing says how it ended: the power went.
     assert due(tmp_path)[0] == SLOT
     tries.end("backup", "no disk")
-    assert due(tmp_path)[0] is None
-    assert due(tmp_path, NOW + timedelta(hours=1))[0] == SLOT
+    monkeypatch.setattr(of_state, "uptime_s", lambda: 1e6)
+    assert due(tmp_path, NOW + timedelta(minutes=5))[0] is None
+    # The host went down meanwhile, and may have been about to when it failed.
+    monkeypatch.setattr(of_state, "uptime_s", lambda: 60.0)
+    assert due(tmp_path, NOW + timedelta(minutes=5))[0] == SLOT
+    assert due(tmp_path, NOW + timedelta(seconds=50))[0] is None
+    tries.begin("backup", SLOT, NOW)
+    tries.end("backup", "no disk again")
+    assert due(tmp_path, NOW + timedelta(minutes=5))[0] is None
+    monkeypatch.setattr(of_state, "uptime_s", lambda: 1e6)
+    assert due(tmp_path, NOW + timedelta(hours=2))[0] == SLOT
     tomorrow = SLOT + timedelta(days=1)
     assert due(tmp_path, tomorrow)[0] == tomorrow
 

@@ -277,7 +277,7 @@ _COMMANDS: tuple[
     ("prune", "remove sets that are too old", _ALL, (_prune, _dry_run)),
     (
         "acknowledge",
-        "say that it was meant that there are far fewer rows, or that copies are gone",
+        "say that it was meant that there are far fewer rows, or that copies or a container are gone",
         _ALL,
         (_dry_run,),
     ),

@@ -16,12 +16,15 @@ from .errors import BusyError, FiredrillError
 from .filenames import file_base
 from .model import iso, parse_time, utc_now
 from .notes import read_note, write_note
+from .run import owner_lives, owner_mark
 from .vault import Vault
 
 _PAUSE_S = 3600.0
 _LONGEST_PAUSE_S = 86400.0
 #: The catch-up comes once an hour, and not on the second.
 _SLACK_S = 300.0
+#: What has been under way for longer has been so for a whole day of the schedule.
+_LONGEST_RUN_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Attempt:
     """The latest try of one job: for which moment of the schedule, when, and how it ended.
 
     `failures` counts the tries for that moment that did not succeed; one that is under way counts already. `msg` is why it
-    failed, or, while it has not ended, why the one before it did.
+    failed, or, while it has not ended, why the one before it did. `owner` is the mark of the process that is at it.
     """
 
     slot: str
@@ -37,6 +40,7 @@ class Attempt:
     failures: int = 1
     ended: bool = False
     msg: str = ""
+    owner: str = ""
 
     @property
     def failed(self) -> bool:
@@ -52,8 +56,20 @@ class Attempt:
             else f"failed before ({self.msg}), the one of {self.at} has not ended"
         )
 
-    def rests(self, slot: datetime, now: datetime) -> bool:
-        """Whether it is too early to try again for that moment: one hour after the first failure, then twice as long."""
+    def is_under_way(self, slot: datetime, now: datetime) -> bool:
+        """Whether it is being made for that moment, and has been for less than a day."""
+        if self.ended or self.slot != iso(slot) or not owner_lives(self.owner):
+            return False
+        try:
+            return (now - parse_time(self.at)).total_seconds() < _LONGEST_RUN_S
+        except ValueError:
+            return False
+
+    def rests(self, slot: datetime, now: datetime, up_s: float) -> bool:
+        """Whether it is too early to try again for that moment: one hour after the first failure, then twice as long.
+
+        :param up_s: seconds since the host was started.
+        """
         if self.slot != iso(slot) or not self.failures:
             return False
         if not self.ended and self.failures == 1:
@@ -63,6 +79,9 @@ class Attempt:
         try:
             passed_s = (now - parse_time(self.at)).total_seconds()
         except ValueError:
+            return False
+        if self.failures == 1 and passed_s > up_s:
+            # What goes down may have failed because of it.
             return False
         # A clock that was put back must not stop the backups.
         return 0 <= passed_s < pause_s - _SLACK_S
@@ -87,7 +106,8 @@ class Attempts:
         before = self.latest(job)
         again = before.failures if before and before.slot == iso(slot) else 0
         msg = before.msg if before and before.failed else ""
-        self._write(job, Attempt(iso(slot), iso(now), failures=again + 1, msg=msg))
+        attempt = Attempt(iso(slot), iso(now), failures=again + 1, msg=msg, owner=owner_mark())
+        self._write(job, attempt)
         return before
 
     def withdraw(self, job: str, before: Attempt | None) -> None:

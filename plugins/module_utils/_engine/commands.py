@@ -30,6 +30,7 @@ from .ledger import offsite_row
 from .listing import Listed, list_sets
 from .model import Report, utc_now
 from .monitor import Monitor, try_alarms
+from .mounts import not_mounted
 from .offsite import copy_sets
 from .outcomes import Outcome, failure, success
 from .prune import PruneRequest, prune
@@ -363,10 +364,13 @@ class Command:
         )
 
     def _settle(self) -> Iterator[Task]:
+        # A disk that never comes must not keep the others' applications waiting.
+        in_turn = sorted(self._sections, key=lambda section: bool(not_mounted(section.directory)))
         return self._each(
             lambda section, progress: settle_interrupted(
                 SettleRequest(section.target(), section.directory, self._options.wait_s), progress
-            )
+            ),
+            in_turn,
         )
 
     def _config(self) -> Iterator[Task]:

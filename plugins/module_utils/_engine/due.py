@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the host's schedule wants by now and has not got: made one after the other, never two at once.
+"""What the host's schedule wants by now and has not got: made one after the other, never two of a kind at once.
 
 The same command serves the moment of the schedule, the catch-up after the host was off, and the repetition after a
 failure: it looks at what is there, not at why it was called.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Callable
@@ -23,7 +23,7 @@ from .clock import await_clock, uptime_s
 from .config import Section
 from .drill import drill
 from .dump import backup
-from .errors import BusyError, FiredrillError, HostError, TargetError
+from .errors import BusyError, FiredrillError, HostError, InterruptedRun, TargetError
 from .ledger import target_rows
 from .listing import is_there, list_sets
 from .model import Report, iso, utc_now
@@ -55,7 +55,8 @@ class Task:
 def due_tasks(
     sections: Sequence[Section], schedule: Schedule, policy: Policy, *, check: bool
 ) -> Iterator[Task]:
-    """One task after the other; which is the next depends on what became of the one before.
+    """One task after the other; which is the next depends on what became of the one before. Copies come last, and are left
+    to another run that is making some.
 
     :param check: tasks that only say what is due.
     :raises BusyError: this is being done already.
@@ -67,10 +68,18 @@ def due_tasks(
         newest = _newest(sections)
         doubt = await_clock(newest, 0) if check else await_clock(newest)
         backups = _Backup(schedule, policy, doubt)
-        # A first upload may take days: it waits until there is a backup of each database.
-        for maker in (backups, _Copy(schedule), _PruneFar(backups.made), _Drill(schedule)):
+        for job in (backups, _Drill(schedule)):
             for section in sections:
-                yield from maker.tasks(section, check=check)
+                yield from job.tasks(section, check=check)
+    with ExitStack() as held:
+        # A first upload may take days: the next night's backup must not wait for it.
+        try:
+            held.enter_context(only_one("due-copy"))
+        except BusyError:
+            return
+        for far in (_Copy(schedule), _PruneFar(backups.made)):
+            for section in sections:
+                yield from far.tasks(section, check=check)
 
 
 def _settlements(sections: Sequence[Section]) -> Iterator[Task]:
@@ -173,6 +182,10 @@ class _Try:
             attempts.withdraw(name, before)
             raise
         except Exception as error:
+            if isinstance(error, InterruptedRun) and error.by_signal:
+                # As a rule the host goes down; when it is up again nothing may rest.
+                attempts.withdraw(name, before)
+                raise
             attempts.end(name, failure(error).error)
             raise
         untested = report.verdict in ("environment", "not_tested", NOT_OFFSITE)
@@ -203,7 +216,7 @@ class _Backup(_Job):
         return state.backup_due(self._schedule, now)
 
     def last(self, state: State) -> datetime | None:
-        return state.newest_at
+        return state.own_at
 
     def run(self, section: Section, progress: Progress | None) -> Report:
         report = backup(section.backup(), progress)
@@ -251,7 +264,7 @@ class _Copy(_Job):
         if slot is None or not wanting:
             return None
         attempt = state.tries.get(self.name)
-        return None if attempt and attempt.rests(slot, now) else slot
+        return None if attempt and attempt.rests(slot, now, state.up_s) else slot
 
     def last(self, state: State) -> datetime | None:
         return None

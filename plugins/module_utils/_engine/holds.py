@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from .attempts import Attempts
+from .attempts import Attempt, Attempts
+from .clock import is_ahead
+from .containers import Containers
 from .durable import read_object, replace_file
-from .errors import HostError
+from .errors import AbsentError, FiredrillError, HostError
 from .filenames import file_base
+from .journal import Entry, Journal
 from .ledger import Ledger
 from .listing import Listed, list_sets
 from .model import Report, iso, parse_time, utc_now
@@ -57,8 +60,8 @@ class Acknowledgement:
 
 @dataclass(frozen=True)
 class AcknowledgeRequest:
-    """Of which database it was meant that there are far fewer rows, or that copies of its sets are gone; with `check`
-    only says what waits for it."""
+    """Of which database it was meant that there are far fewer rows, or that copies of its sets or a container are gone;
+    with `check` only says what waits for it."""
 
     directory: Path
     database: str
@@ -66,8 +69,9 @@ class AcknowledgeRequest:
 
 
 def acknowledge(request: AcknowledgeRequest) -> Report:
-    """Notes that the last loss of rows was meant, so that sets from before it may go when they are old enough; and
-    forgets the copies that are gone at the offsite targets and here, which are a problem until then.
+    """Notes that the last loss of rows was meant, so that sets from before it may go when they are old enough; forgets
+    the copies that are gone at the offsite targets and here, which are a problem until then; and ends killed restores whose
+    container is gone, for which nobody else can.
 
     :raises HostError: the directory cannot be read or written.
     """
@@ -90,12 +94,38 @@ def acknowledge(request: AcknowledgeRequest) -> Report:
         )
         if not request.check:
             ledger.forget(target, names)
+    for entry in interrupted(directory, database):
+        if not _container_is_gone(entry):
+            continue
+        said.append(
+            f"container {entry.container} is gone: its {entry.action} of {entry.at}, which was killed, {done} ended"
+        )
+        if entry.safety_set:
+            said.append(f"what was there before it is in the set {entry.safety_set}")
+        if entry.stopped:
+            idents = " ".join(ident[:12] for ident in entry.stopped)
+            said.append(f"what it had stopped is not started: `docker start {idents}`")
+        if not request.check:
+            reason = "acknowledged: its container is gone"
+            Journal(directory, entry.container, database).write(entry, step="failed", reason=reason)
     return Report(
         action="acknowledge",
         changed=bool(said),
-        msg="; ".join(said) or "No loss of rows and no lost copy waits to be acknowledged",
+        msg="; ".join(said)
+        or "No loss of rows, no lost copy and no restore in a container that is gone waits to be acknowledged",
         database=database,
     )
+
+
+def _container_is_gone(entry: Entry) -> bool:
+    """Whether this host is known to have no such container: what runs in one that it has may be under way."""
+    try:
+        Containers().find(name=entry.container)
+    except AbsentError:
+        return True
+    except FiredrillError:
+        return False
+    return False
 
 
 def candidates(
@@ -143,10 +173,19 @@ def reason_to_hold(
     newest = newest_dated([one for one in known if not one.safety], now)
     attempts = Attempts(directory, database)
     for attempt in filter(None, map(attempts.latest, _JOBS)):
+        if _is_ahead(attempt, now):
+            continue
         if attempt.failures and (newest is None or attempt.at > iso(newest.created)):
             ended = "failed" if attempt.ended else "has not ended"
             return f"the newest backup, of {attempt.at}, {ended}"
     return reason_of_loss(known, now, Acknowledgement(directory, database).until())
+
+
+def _is_ahead(attempt: Attempt, now: datetime) -> bool:
+    """Whether a clock was ahead at that try: it would be newer than every set for years."""
+    with suppress(ValueError):
+        return is_ahead(parse_time(attempt.at), now)
+    return False
 
 
 def reason_of_loss(known: Sequence[Candidate], now: datetime, seen_until: datetime | None) -> str:

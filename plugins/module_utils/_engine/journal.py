@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -42,10 +43,17 @@ class Entry:
     stopped: tuple[str, ...] = ()
     seconds: float = 0.0
     reason: str = ""
+    #: Whose run it is: hosts may share a directory, and not know it.
+    host: str = ""
 
     @property
     def ended(self) -> bool:
         return self.step in _ENDED
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a run of this host; one that names none is taken for one."""
+        return self.host in ("", platform.node())
 
 
 class Journal:
@@ -80,8 +88,8 @@ class Journal:
         return good[-1] if good else None
 
     def unfinished(self) -> Entry | None:
-        """A run that was killed before it could end."""
-        entries = self.entries()
+        """A run of this host that was killed before it could end."""
+        entries = [entry for entry in self.entries() if entry.ours]
         return entries[-1] if entries and not entries[-1].ended else None
 
     def write(self, entry: Entry, **changes: object) -> Entry:
@@ -89,7 +97,7 @@ class Journal:
 
         :raises HostError: it cannot be written, so the step must not be taken.
         """
-        entry = replace(entry, at=iso(utc_now()), **changes)  # type: ignore[arg-type]
+        entry = replace(entry, at=iso(utc_now()), host=platform.node(), **changes)  # type: ignore[arg-type]
         line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
         new = not self.path.exists()
         try:

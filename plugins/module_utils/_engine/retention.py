@@ -19,6 +19,8 @@ _CLOCK_WAS_SET = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _DAY_S = 86400.0
 #: A longer time without a backup may be that of a clock which is ahead.
 _GAP_S = 60 * _DAY_S
+#: Nights are missed now and then.
+_SHORTEST_GAP_S = 2 * _DAY_S
 
 
 @dataclass(frozen=True)
@@ -212,15 +214,19 @@ def loss_before(sets: Iterable[Candidate], after: Candidate) -> Loss | None:
 def find_gap(sets: Iterable[Candidate], policy: Policy, now: datetime) -> str:
     """Why it is not believed that sets are old, in words; "" when nothing speaks against it.
 
-    Where the clock is ahead all sets but the new ones seem old. So nothing is to go after a long time without a backup
-    until there were backups again for as many days as the policy keeps: what goes then would have gone in any case.
+    Where the clock is ahead all sets but the new ones seem old; and where the host was off for longer than sets are kept,
+    all of them are. So nothing is to go after a long time without a backup until there were backups again for as many days
+    as the policy keeps: what goes then would have gone in any case. Up to 60 days it is a long time only where backups came
+    more than twice as often before it, for somebody may make one a month, and a prune leaves one of a month.
     """
     backups = [one.created for one in _backups(sets, now)]
-    for later, earlier in zip([now, *backups], backups):
+    shortest_s = max(policy.days * _DAY_S, _SHORTEST_GAP_S)
+    for later, earlier, before in zip([now, *backups], backups, [*backups[1:], None]):
         if (now - later).total_seconds() > policy.days * _DAY_S:
             break
         gap_s = (later - earlier).total_seconds()
-        if gap_s > _GAP_S:
+        usual_s = (earlier - before).total_seconds() if before else gap_s
+        if gap_s > _GAP_S or gap_s > max(shortest_s, 2 * usual_s):
             return (
                 f"after {iso(earlier)} there was no backup for {human_seconds(gap_s)}: is the clock right? "
                 f"Sets go again when there were backups for {policy.days:g} days"

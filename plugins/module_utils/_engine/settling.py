@@ -33,8 +33,9 @@ class SettleRequest:
 
 
 def interrupted(directory: Path, database: str) -> list[Entry]:
-    """Runs of the journal that have not ended, of whichever container; some may be under way right now."""
-    latest = {entry.container: entry for entry in Journal(directory, "", database).entries()}
+    """Runs of this host in the journal that have not ended, of whichever container; some may be under way right now."""
+    entries = Journal(directory, "", database).entries()
+    latest = {entry.container: entry for entry in entries if entry.ours}
     return [entry for entry in latest.values() if not entry.ended]
 
 
@@ -77,7 +78,7 @@ def _settle(run: Run, request: SettleRequest) -> Report:
             return _report(
                 database,
                 f"Nothing was interrupted in container {access.container.name}, but something was in another: "
-                f"see {journal.path}",
+                f"see {journal.path}; when that one is gone, `firedrill acknowledge` ends it",
             )
         notes = settle(access, journal, patient=True)
         lost = half_replaced(access, journal)

@@ -7,16 +7,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import platform
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 from .attempts import Attempt, Attempts
-from .clock import is_ahead
+from .clock import is_ahead, uptime_s
 from .filenames import stamp_of
 from .listing import Listed, is_there, list_sets
-from .model import parse_time
+from .model import iso, parse_time
 from .report import LOG_NAME, read_log
 from .schedule import Schedule
 from .vault import RecoverySet, Vault
@@ -25,6 +27,8 @@ from .vault import RecoverySet, Vault
 _HELD = ("pass", "partial")
 #: Letters of what a drill found; the record has all of it.
 _LONGEST = 400
+#: A host that still makes backups has made one by then.
+_ALIVE = timedelta(days=2)
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
@@ -43,9 +47,14 @@ class Drill:
 @dataclass(frozen=True)
 class State:
     """One database at a moment. `newest` is the newest complete set of its schedule or of a person, if any is dated
-    up to now; `doubtful` names sets with a later date, `incomplete` newer ones that are not complete."""
+    up to now; `doubtful` names sets with a later date, `incomplete` newer ones that are not complete. `own_at` is when
+    this host made its newest one, `beside` the other host that puts its sets between those; `up_s` are the seconds since
+    this host was started."""
 
     newest: Listed | None = None
+    own_at: datetime | None = None
+    beside: str = ""
+    up_s: float = math.inf
     sets: tuple[Listed, ...] = ()
     doubtful: tuple[str, ...] = ()
     incomplete: tuple[str, ...] = ()
@@ -61,7 +70,7 @@ class State:
     def backup_due(self, schedule: Schedule, now: datetime) -> datetime | None:
         """The moment of the schedule whose backup is missing and may be made now."""
         slot = schedule.last_backup(now)
-        if self.newest_at and self.newest_at >= slot:
+        if self.own_at and self.own_at >= slot:
             return None
         return None if self._rests("backup", slot, now) else slot
 
@@ -89,7 +98,7 @@ class State:
 
     def _rests(self, job: str, slot: datetime, now: datetime) -> bool:
         attempt = self.tries.get(job)
-        return bool(attempt and attempt.rests(slot, now))
+        return bool(attempt and attempt.rests(slot, now, self.up_s))
 
 
 def look(directory: Path, database: str, now: datetime) -> State:
@@ -102,16 +111,21 @@ def look(directory: Path, database: str, now: datetime) -> State:
     latest = {job: tries.latest(job) for job in ("backup", "copy", "drill")}
     known = {job: attempt for job, attempt in latest.items() if attempt}
     if not is_there(directory):
-        return State(tries=known)
+        return State(tries=known, up_s=uptime_s())
     listed = [one for one in list_sets(directory, database) if one.database == database]
     backups = [one for one in listed if _purpose(one) == "backup"]
     dated = [one for one in backups if not is_ahead(one.recovery_set.created, now)]
-    newest = next((one for one in dated if one.complete), None)
+    whole = [one for one in dated if one.complete]
+    newest = next(iter(whole), None)
+    own = [one.recovery_set.created for one in whole if _host(one) == platform.node()]
     newer = dated[: dated.index(newest)] if newest else dated
     log = read_log(directory / LOG_NAME)
     entries = [entry for entry in log if _is_drill(entry, database) and not _is_ahead(entry, now)]
     return State(
         newest=newest,
+        own_at=max(own, default=None),
+        beside=_beside(whole, own, known.get("backup"), now),
+        up_s=uptime_s(),
         sets=tuple(listed),
         doubtful=tuple(one.recovery_set.name for one in backups if one not in dated),
         incomplete=tuple("; ".join(one.shortcomings) for one in newer),
@@ -125,6 +139,21 @@ def look(directory: Path, database: str, now: datetime) -> State:
 def _purpose(listed: Listed) -> str:
     manifest = listed.recovery_set.manifest
     return manifest.purpose if manifest else ""
+
+
+def _host(listed: Listed) -> str:
+    return listed.recovery_set.require_manifest().source.host
+
+
+def _beside(whole: list[Listed], own: list[datetime], tried: Attempt | None, now: datetime) -> str:
+    """The other host that makes sets where this one makes or tries to make its own; "" for none. Where this host replaces
+    another or got a new name, the sets of the other name are all older; one that only drills tries none."""
+    other = next((one for one in whole if _host(one) != platform.node()), None)
+    since = iso(min(own)) if own else tried.at if tried else ""
+    if other is None or not since:
+        return ""
+    made = other.recovery_set.created
+    return _host(other) if iso(made) > since and now - made < _ALIVE else ""
 
 
 def _is_drill(entry: dict[str, Any], database: str) -> bool:

@@ -135,21 +135,29 @@ def _standing(section: Section, schedule: Schedule | None, now: datetime) -> Sta
 
 def _of_sets(state: State, schedule: Schedule | None, now: datetime) -> list[Problem]:
     found = []
-    at = state.newest_at
+    # Those of a host that this one replaces count until it has its own.
+    at = state.own_at or state.newest_at
     attempt = state.tries.get("backup")
-    failed = bool(attempt and attempt.failed and (at is None or iso(at) < attempt.at))
+    failed = bool(
+        attempt and attempt.failed and (state.own_at is None or iso(state.own_at) < attempt.at)
+    )
     if attempt and failed:
         found.append(Problem("backup-failed", f"the backup {attempt.words}"))
     if at is None:
         found.append(Problem("no-set", "there is no complete set"))
     elif schedule:
         slot = schedule.last_backup(now - timedelta(seconds=_GRACE_S))
-        if at < slot:
+        # A large one takes longer than that; one that is tried again is missing until it is there.
+        making = bool(attempt and not failed and attempt.is_under_way(slot, now))
+        if at < slot and not making:
             words = f"no backup since {iso(at)}: that of {iso(slot)} is missing"
             found.append(Problem("backup-missing", words))
     elif (now - at).total_seconds() > _OLDEST_S:
         words = f"no backup for {human_seconds((now - at).total_seconds())}"
         found.append(Problem("backup-missing", words))
+    if state.beside:
+        words = f"sets of host {state.beside} lie in the same directory: give each host a `backup_dir` of its own"
+        found.append(Problem("shared-directory", words))
     found += [
         Problem("incomplete-set", f"a newer set is not complete: {words}")
         for words in state.incomplete
