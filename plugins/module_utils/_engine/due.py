@@ -173,7 +173,7 @@ class _Try:
             attempts.withdraw(name, before)
             raise
         except Exception as error:
-            attempts.end(name, failure(error).error)
+            attempts.end(name, failure(error).told)
             raise
         untested = report.verdict in ("environment", "not_tested", NOT_OFFSITE)
         attempts.end(name, report.public.msg if untested else "")
