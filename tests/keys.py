@@ -72,6 +72,28 @@ def gpg_key(*, passphrase: str = "", expired: bool = False) -> KeyPair:
         return KeyPair("gpg", exported[0], exported[1])
 
 
+def rotated_gpg_key() -> tuple[KeyPair, KeyPair]:
+    """One key as it was exported before and after it got another part to encrypt with."""
+    with tempfile.TemporaryDirectory(prefix="fdk", dir="/tmp") as home:
+        base = ("gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode", "loopback")
+        base = (*base, "--passphrase", "")
+        past = ("--faked-system-time", "20250101T000000")
+
+        def exported() -> KeyPair:
+            both = [_run(*base, "--armor", f"--export{what}") for what in ("", "-secret-keys")]
+            return KeyPair("gpg", both[0], both[1])
+
+        try:
+            _run(*base, *past, "--quick-gen-key", "Tess T.", "default", "-", "never")
+            before = exported()
+            listed = _run(*base, "--with-colons", "--list-keys").splitlines()
+            primary = next(line.split(":")[9] for line in listed if line.startswith("fpr:"))
+            _run(*base, "--quick-add-key", primary, "rsa2048", "encr", "never")
+            return before, exported()
+        finally:
+            _run("gpgconf", "--homedir", home, "--kill", "all")
+
+
 MAKERS = {"age": age_key, "ssh": ssh_key, "gpg": gpg_key}
 
 

@@ -15,7 +15,8 @@ options:
       - Encrypts every set that is made here, safety dumps too, by public keys, so that the host itself cannot read it.
         The dump is encrypted while it streams, and no plaintext of it reaches a disk.
       - V(age) takes X25519 and SSH public keys and is fast on processors without AES instructions; V(gpg) takes armored public keys.
-      - Without it nothing is encrypted.
+      - Without it nothing is encrypted. Where the last backup of the database is, a backup warns then, and a restore that needs a
+        safety dump is refused.
     type: str
     choices:
       - age

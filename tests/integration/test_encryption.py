@@ -31,6 +31,9 @@ from servers import (
     start_postgres,
 )
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
+    drill as drill_module,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import (
     DrillRequest,
@@ -45,6 +48,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
     HostError,
     LockedError,
     SetError,
+    TargetError,
     ToolError,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyproofs import (
@@ -56,6 +60,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.listing import list_sets
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import FileEntry
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
+    Assertion,
     Encryption,
     Report,
     SqlScript,
@@ -70,7 +75,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run imp
     Run,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.sealed import decrypting
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import (
+    RecoverySet,
+    Vault,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.verify import (
     VerifyRequest,
     verify,
@@ -496,6 +504,103 @@ def test_a_replace_goes_back_by_a_safety_dump_that_only_its_recipients_can_open_
         verify(request(server, database, sets, source=safety.name, identity=pair.private))
     kept = verify(request(server, database, sets, source=safety.name, identity=keeper.private))
     assert kept.verdict == "intact"
+
+
+@pytest.mark.newest_only
+def test_a_run_without_public_keys_lays_no_plaintext_among_encrypted_sets_unsaid(
+    server: Postgres, database: str, sets: Path, pair: KeyPair
+) -> None:
+    made = server.backup(sets, database, encryption=pair.encryption)
+    files = sorted(sets.iterdir())
+    for method, keep in (("replace", True), ("swap", False)):
+        options = {"method": method, "keep_previous": keep, "identity": pair.private}
+        for check in (True, False):
+            with pytest.raises(ConfigError, match="no public key was given for the safety dump"):
+                server.restore(sets, database, check=check, **options)
+        server.restore(sets, database, check=True, safety_dump=False, **options)
+    # Not even the journal: nothing was begun.
+    assert sorted(sets.iterdir()) == files
+    words = f"NOT encrypted, {made.set_name} before it is"
+    for check in (True, False):
+        assert any(words in said for said in server.backup(sets, database, check=check).warnings)
+    assert not any(words in said for said in server.backup(sets, database).warnings)
+
+
+@pytest.mark.newest_only
+def test_a_public_key_that_cannot_be_used_is_found_before_a_replace_begins(
+    server: Postgres, database: str, sets: Path
+) -> None:
+    server.backup(sets, database)
+    files = sorted(sets.iterdir())
+    for check in (True, False):
+        with pytest.raises(ConfigError, match="malformed recipient") as refusal:
+            server.restore(
+                sets,
+                database,
+                method="replace",
+                encryption=Encryption("age", ("age1notakey",)),
+                check=check,
+            )
+        assert "Nothing was changed" in str(refusal.value)
+    assert sorted(sets.iterdir()) == files
+
+
+# -- what others hear --------------------------------------------------------------------------------
+
+
+@pytest.mark.newest_only
+def test_a_backup_that_fails_names_no_table_to_others(
+    server: Postgres, database: str, sets: Path, pair: KeyPair
+) -> None:
+    server.sql("CREATE ROLE stranger LOGIN")
+    server.backup(sets, database, encryption=pair.encryption)
+    target = server.target(database, user="stranger")
+    with pytest.raises(TargetError, match=TABLE) as failed:
+        backup(BackupRequest(target, sets, globals=False, encryption=pair.encryption))
+    noted = Attempts(sets, database).latest("dump")
+    assert noted
+    assert (
+        noted.msg
+        == failed.value.told
+        == ("It failed; what it said is told to whoever made the backup")
+    )
+    hidden_everywhere(sets)
+
+
+@pytest.mark.newest_only
+def test_a_drill_of_the_live_database_writes_nothing_of_it_beside_encrypted_sets(
+    server: Postgres, database: str, sets: Path, tmp_path: Path, pair: KeyPair
+) -> None:
+    server.backup(sets, database, encryption=pair.encryption)
+    report = drill(
+        DrillRequest(
+            server.target(database),
+            sets,
+            live=True,
+            assertions=(Assertion(f"SELECT count(*) = 1 FROM {TABLE}"),),
+            record_file=tmp_path / "DRILLS.md",
+        )
+    )
+    assert report.verdict == "backup_bad"
+    assert TABLE in report.msg
+    assert "number 1" in (sets / "drills.jsonl").read_text()
+    hidden_everywhere(sets)
+    assert shows(TABLE, tmp_path) == []
+
+
+@pytest.mark.newest_only
+def test_a_drill_reads_the_roles_too_before_it_proves_a_key(
+    server: Postgres, database: str, sets: Path, pair: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.backup(sets, database, encryption=pair.encryption)
+
+    def damaged(unused_set: RecoverySet) -> None:
+        raise SetError("The roles are damaged")
+
+    monkeypatch.setattr(drill_module, "check_globals", damaged)
+    report = drill(DrillRequest(server.target(database), sets, identity=pair.private))
+    assert report.verdict == "backup_bad"
+    assert last_proof(sets, database) is None
 
 
 # -- proofs of keys ----------------------------------------------------------------------------------

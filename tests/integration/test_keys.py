@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from keys import MAKERS, KeyPair, age_key, gpg_key, ssh_key
+from keys import MAKERS, KeyPair, age_key, gpg_key, rotated_gpg_key, ssh_key
+from recovery_sets import a_manifest
 from servers import await_that
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
@@ -20,7 +22,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
     SetError,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.filenames import CIPHERS
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring import open_key
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring import (
+    GpgKey,
+    open_key,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Encryption
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outlet import outlet
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recipients import (
@@ -178,6 +183,71 @@ def test_what_is_no_private_key_is_refused_and_not_repeated(run: Run, text: str)
     with pytest.raises(ConfigError) as refusal, open_key(run, text):
         pass
     assert text not in str(refusal.value)
+
+
+#: One of a plugin that no host has, well-formed.
+PLUGIN = "AGE-PLUGIN-NONEXIST-1QQQQQQQQQQQQQQQQ64SP8X"
+
+
+@pytest.mark.parametrize("identity", [PLUGIN, PLUGIN[:-1], "AGE-PLUGIN-1"])
+def test_a_key_that_age_cannot_use_does_not_make_a_set_damaged(
+    run: Run, tmp_path: Path, identity: str
+) -> None:
+    path = encrypted(tmp_path, prepare(run, age_key().encryption))
+    with pytest.raises(LockedError, match="The private key cannot be used") as refusal:
+        opened(run, path, identity)
+    assert identity not in str(refusal.value)
+
+
+def test_an_ssh_key_of_another_kind_or_beside_one_of_age_is_refused_in_words(run: Run) -> None:
+    ssh = ssh_key().private
+    for text, words in (
+        (ssh_key("ecdsa").private, "kind ecdsa-sha2-nistp256, age takes ssh-ed25519"),
+        (ssh + age_key().private, "one of SSH and one of age"),
+        (age_key().private + ssh, "one of SSH and one of age"),
+    ):
+        with pytest.raises(ConfigError, match=words), open_key(run, text):
+            pass
+
+
+def test_a_comment_in_front_of_an_ssh_key_does_no_harm(run: Run, tmp_path: Path) -> None:
+    pair = ssh_key()
+    path = encrypted(tmp_path, prepare(run, pair.encryption))
+    assert opened(run, path, f"\ufeff# the key of the house\n\n{pair.private}") == CONTENT
+
+
+def test_a_part_that_gpg_got_later_is_not_proved_by_an_older_export(
+    run: Run, tmp_path: Path
+) -> None:
+    before, after = rotated_gpg_key()
+    (former,) = prepare(run, before.encryption).encryption.recipients
+    recipients = prepare(run, after.encryption)
+    (present,) = recipients.encryption.recipients
+    assert former != present
+    with open_key(run, before.private) as key:
+        assert key.public == (former,)
+    with open_key(run, after.private) as key:
+        assert key.public == (former, present)
+    path = encrypted(tmp_path, recipients)
+    assert opened(run, path, after.private) == CONTENT
+    with pytest.raises(LockedError, match="does not open"):
+        opened(run, path, before.private)
+
+
+def test_a_key_whose_private_part_is_not_here_is_told_from_a_wrong_one(
+    run: Run, tmp_path: Path
+) -> None:
+    recipients = prepare(run, gpg_key().encryption)
+    path = encrypted(tmp_path, recipients)
+    manifest = replace(a_manifest("gpg"), encryption=recipients.encryption)
+    for public, words in ((recipients.encryption.recipients, "card"), (("ABCD",), "Give the")):
+        key = GpgKey(run.private_directory("gpg"), public)
+        with (
+            pytest.raises(LockedError, match=r"\(.*No secret key\)") as refusal,
+            decrypting(path, key, manifest),
+        ):
+            pass
+        assert words in refusal.value.todo
 
 
 def test_the_key_for_the_other_program_is_told_from_a_wrong_one(run: Run, tmp_path: Path) -> None:

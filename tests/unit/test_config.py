@@ -205,10 +205,21 @@ def test_sets_are_encrypted_as_written_and_a_database_outranks_the_host(
     found = read(settings, ENCRYPTED.format(file=tmp_path / "keys"))
     shop, clinic = found.sections["shop"], found.sections["clinic"]
     ours = Encryption("age", ("age1ours", "age1theirs"))
-    assert shop.backup().encryption == shop.restore().encryption == ours
+    assert shop.backup().encryption == shop.restore(method="replace").encryption == ours
     assert clinic.backup().encryption == Encryption("gpg", ("-----BEGIN",))
     opened = (shop.restore(), shop.drill(), shop.verify())
     assert {request.identity_file for request in opened} == {Path("/media/key")}
+
+
+def test_public_keys_that_are_gone_are_in_the_way_of_no_restore_that_needs_none(
+    settings: Path, tmp_path: Path
+) -> None:
+    shop = read(settings, ENCRYPTED.format(file=tmp_path / "gone")).sections["shop"]
+    for unneeded in ({}, {"method": "replace", "safety_dump": False}):
+        assert shop.restore(**unneeded).encryption is None
+    for needed in ({"method": "replace"}, {"keep_previous": False}):
+        with pytest.raises(HostError, match="gone cannot be read"):
+            shop.restore(**needed)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifes
     FileEntry,
     Manifest,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import utc_now
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
+
+NOW = utc_now().replace(microsecond=0)
 
 
 def blocks(text: str) -> list[str]:
@@ -92,7 +96,7 @@ def test_no_name_of_a_database_or_a_role_can_break_out_of_the_commands(name: str
     )
     found = blocks(guide([manifest]))
     assert len(found) == 5
-    first = found[0].partition("sha256sum")[0]
+    first = found[0].partition("awk")[0]
     script = f'{first}printf "%s|%s" "$DATABASE" "$SUPERUSER"'
     done = subprocess.run(["bash", "-e"], input=script.encode(), capture_output=True, check=True)
     assert done.stdout.decode() == f"{name}|{name}"
@@ -138,6 +142,52 @@ def test_the_guide_has_a_chapter_for_the_newest_whole_set_of_each_database_and_i
     assert (tmp_path / GUIDE).stat().st_mode & 0o777 == 0o600
     assert GUIDE not in {one.recovery_set.path.name for one in list_sets(tmp_path)}
     assert all(one.path.name != GUIDE for one in Vault(tmp_path).everything())
+
+
+@pytest.mark.parametrize("method", ["", "age"])
+def test_the_checks_are_those_of_the_set_that_is_named(tmp_path: Path, method: str) -> None:
+    older = lay_out(tmp_path, method, created=NOW - timedelta(days=1), rows=4_000_000_000)
+    uncounted = lay_out(tmp_path, method, created=NOW - timedelta(hours=1), counted=False)
+    newest = lay_out(tmp_path, method, created=NOW)
+    update_guide(tmp_path)
+    first, *unused_rest, last = blocks((tmp_path / GUIDE).read_text())
+    rows = last.partition("docker exec")[0]
+
+    def run(written: Manifest) -> str:
+        named = first.replace(f"SET={newest.name}", f"SET={written.name}")
+        script = f'{named}{rows}echo "<$ROWS>"'
+        done = subprocess.run(
+            ["bash", "-e"], input=script, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    for written, said in ((older, "<4000000000>"), (uncounted, "<>"), (newest, "<7>")):
+        found = run(written).splitlines()
+        assert found == [*(f"{entry.name}: OK" for entry in _by_name(written)), said]
+    (tmp_path / older.dump.name).write_text("x")
+    assert "did NOT match" in run(older)
+    assert run(newest).endswith("<7>\n")
+
+
+def _by_name(manifest: Manifest) -> list[FileEntry]:
+    return sorted(manifest.entries, key=lambda entry: entry.name)
+
+
+def test_what_cannot_be_decrypted_ends_the_commands_and_a_name_is_what_it_was() -> None:
+    first, second, unused_server, roles, *unused_rest = blocks(guide([sealed("age")]))
+    begun = first.partition("awk")[0]
+    docker = "docker() { cat > /dev/null; }"
+    age = """age() { printf ' "superuser": "%s",\\n' 'a \\"b\\" \\\\c'; }"""
+
+    def run(script: str) -> tuple[int, str]:
+        words = ["bash", "-e", "-c", script]
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        return done.returncode, done.stdout.decode()
+
+    shown = 'printf "<%s>" "$SUPERUSER"'
+    assert run(f"{docker}\n{age}\n{begun}{second}{roles}{shown}") == (0, '<a "b" \\c>')
+    failing = "age() { return 1; }\nSUPERUSER=x"
+    assert run(f"{docker}\n{failing}\n{begun}{roles}echo went on") == (1, "")
 
 
 def test_a_guide_that_is_right_already_is_not_written_again(tmp_path: Path) -> None:

@@ -19,7 +19,10 @@ import pytest
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.cipher import start
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import _secret
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import HostError
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
+    ConfigError,
+    HostError,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.host_programs import (
     end,
     run_program,
@@ -66,6 +69,37 @@ def test_a_file_of_a_key_or_a_secret_that_cannot_be_read_is_named_with_the_reaso
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(HostError, match=f"{what} in .*binary cannot be read: it is no text"):
         read(binary)
+
+
+def test_the_mark_that_editors_of_windows_put_in_front_is_no_part_of_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("\ufeffage1ours\r\n", encoding="utf-8")
+    assert recipients_of_file(path) == ("age1ours",)
+    assert identity_of("", path).startswith("age1ours")
+    assert identity_of("\ufeffage1ours", None) == "age1ours"
+
+
+_ARMORED = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmQGN\n-----END PGP PUBLIC KEY BLOCK-----\n"
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmQGN\n",
+        "age1ours",
+        "  ssh-ed25519 AAAA who@where",
+        "3FF99552158097C8279BBB1CAB2575E693E29A4D",
+        "3FF9 9552 1580 97C8 279B  BB1C AB25 75E6 93E2 9A4D",
+    ],
+)
+def test_no_key_beside_armored_ones_disappears_without_a_word(tmp_path: Path, beside: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"# age1 of old\n{_ARMORED}ours\n{_ARMORED}")
+    assert len(recipients_of_file(path)) == 2
+    for text in (f"{_ARMORED}{beside}\n", f"{beside}\n{_ARMORED}"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="beside them a key"):
+            recipients_of_file(path)
 
 
 @pytest.mark.parametrize("begin", ["cipher.start", "cipher.call", "host_programs.run_program"])

@@ -17,12 +17,12 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine import 
     vault as vault_module,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.clock import is_ahead
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import _shared
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import SetError
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
     Target,
     utc_now,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.neighbours import shared
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 
 NOW = utc_now().replace(microsecond=0)
@@ -112,7 +112,7 @@ def test_a_backup_says_that_another_container_puts_its_sets_there_too(tmp_path: 
         names = [of_container(tmp_path, 9 - day, one) for day, one in enumerate(made_by)]
         newest, *earlier = Vault(tmp_path).sets("shop")
         assert newest.name == names[-1]
-        return _shared(newest.require_manifest(), earlier)
+        return shared(newest.require_manifest(), earlier)
 
     assert told("a", "a") == ""
     # It was made anew under another name.

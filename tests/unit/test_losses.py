@@ -13,13 +13,13 @@ from typing import Callable
 import pytest
 from recovery_sets import lay_out
 
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import _shrunk
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.holds import (
     candidates,
     waiting_loss,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.listing import list_sets
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import utc_now
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.neighbours import shrunk
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.preflight import (
     Plan,
     _compare_with_earlier,
@@ -31,7 +31,7 @@ NOW = utc_now().replace(microsecond=0)
 
 def told_by_the_backup(directory: Path) -> str:
     newest, *earlier = Vault(directory).sets("shop")
-    return _shrunk(newest.require_manifest(), earlier)
+    return shrunk(newest.require_manifest(), earlier)
 
 
 def told_by_the_restore(directory: Path) -> str:

@@ -348,7 +348,7 @@ def test_a_restore_request_has_every_option(call: Any, engine: list[Any], host: 
         "no_privileges": True,
         "post_sql": [{"container_file": "/a.sql"}, {"sql": "SELECT 1"}],
         "keep_previous": False,
-        "safety_dump": False,
+        "safety_dump": True,
         "verify": False,
         "force": True,
         "restore_superusers": True,
@@ -376,7 +376,7 @@ def test_a_restore_request_has_every_option(call: Any, engine: list[Any], host: 
             _adapter.SqlScript(sql="SELECT 1"),
         ),
         keep_previous=False,
-        safety_dump=False,
+        safety_dump=True,
         verify=False,
         force=True,
         restore_superusers=True,
@@ -444,6 +444,17 @@ def test_a_file_of_public_keys_that_is_gone_is_a_failed_backup_for_the_retention
     found = Attempts(tmp_path, "shop").latest("dump")
     assert found
     assert found.failed
+
+
+def test_a_file_of_public_keys_that_is_gone_is_in_the_way_of_no_restore_without_a_safety_dump(
+    call: Any, engine: list[Any], tmp_path: Path
+) -> None:
+    options = {"encrypt_with": "age", "recipients_files": [str(tmp_path / "gone")]}
+    call(RESTORE, src="latest", **options)
+    (request,) = engine
+    assert request.encryption is None
+    assert "gone" in call(RESTORE, src="latest", method="replace", **options).msg
+    assert engine == [request]
 
 
 def test_a_drill_request_has_every_check(call: Any, engine: list[Any], host: Path) -> None:

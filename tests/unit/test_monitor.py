@@ -24,7 +24,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine import 
     run,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.alarms import Alarms, Told
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import (
+    Attempts,
+    failures_noted,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import (
     Section,
     load_config,
@@ -34,6 +37,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump im
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     BusyError,
     HostError,
+    ToolError,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.monitor import (
@@ -75,6 +79,20 @@ def test_a_backup_with_rows_is_a_success_and_one_without_any_is_none_encrypted_o
 def test_a_run_that_another_one_keeps_from_its_turn_is_no_failure(job: str) -> None:
     assert earned(section(), [(job, BUSY)]) == ({job: "log"}, "")
     assert earned(section(), [(job, FAILED)]) == ({job: "fail"}, "")
+
+
+def test_a_failure_is_noted_and_sent_as_others_may_hear_it(tmp_path: Path) -> None:
+    backup_of(tmp_path, "age")
+    error = ToolError("pg_dump failed at table patients", told="It failed")
+    with pytest.raises(ToolError), failures_noted(tmp_path, "shop"):
+        raise error
+    attempt = Attempts(tmp_path, "shop").latest("dump")
+    assert attempt
+    assert attempt.msg == "It failed"
+    outcome = failure(error)
+    assert "patients" in outcome.error
+    assert "patients" in outcome.document["msg"]
+    assert _verdict(outcome) == ("fail", "It failed")
 
 
 # -- offsite copies --------------------------------------------------------------------------------

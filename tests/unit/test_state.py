@@ -19,6 +19,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine import 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import Section
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.due import _Drill, _Try
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import ToolError
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report, iso
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.report import LOG_NAME
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
@@ -123,3 +124,13 @@ def test_what_a_drill_of_the_schedule_found_is_noted_as_others_may_hear_it(
     noted = Attempts(tmp_path, "shop").latest("drill")
     assert noted
     assert noted.msg == "no disk"
+
+    def fail(*unused: object) -> Report:
+        raise ToolError("no table public.orders", told="it failed")
+
+    monkeypatch.setattr(of_due, "drill", fail)
+    with pytest.raises(ToolError):
+        tried(None)
+    noted = Attempts(tmp_path, "shop").latest("drill")
+    assert noted
+    assert noted.msg == "it failed"

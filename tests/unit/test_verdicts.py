@@ -107,6 +107,21 @@ def test_a_drill_that_passed_and_one_that_was_ended_are_told_as_they_are() -> No
     assert ended.msg == "not_tested: shop_1: it was ended by a signal"
 
 
+def test_a_drill_of_the_live_database_is_told_as_one() -> None:
+    failed = [CheckResult("assertion", "SELECT true FROM public.orders", "failed", "it is 3")]
+    outcome = Report(
+        *("drill", True, "backup_bad: public.orders"),
+        database="shop",
+        set_name="shop_1",
+        verdict="backup_bad",
+        details={"target": "live"},
+    )
+    found = discreet(outcome, failed, Comparison(0, (), ()), [Assertion("SELECT 1")], None)
+    assert found.msg == (
+        'backup_bad: the live database "shop": assertion number 1: told to whoever held the drill'
+    )
+
+
 def test_a_report_that_has_a_discreet_one_is_the_same_for_who_made_it() -> None:
     report = Report("drill", changed=False, msg="public.orders differs", details={"rows": {"t": 1}})
     before = report.as_dict()

@@ -146,6 +146,8 @@ def failures_noted(directory: Path, database: str, *, check: bool = False) -> It
     except BaseException as error:
         # Without a set there is none that has to be kept.
         if not check and Vault(directory).sets(database):
-            words = str(error) if isinstance(error, FiredrillError) else type(error).__name__
+            words = type(error).__name__
+            if isinstance(error, FiredrillError):
+                words = error.told or str(error)
             Attempts(directory, database).fail("dump", utc_now(), words)
         raise

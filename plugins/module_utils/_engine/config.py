@@ -19,7 +19,7 @@ from .drill import DrillRequest
 from .dump import BackupRequest
 from .durable import read_text
 from .errors import ConfigError, HostError
-from .model import HttpCheck, Target
+from .model import Encryption, HttpCheck, Target
 from .offsite import CopyRequest
 from .recipients import encryption_of
 from .restoration import RestoreRequest
@@ -68,10 +68,19 @@ class Section:
 
     def backup(self, **changes: Any) -> BackupRequest:
         """What to dump; `changes` outrank the settings, here and below."""
-        return BackupRequest(**{**self._common(BackupRequest), **changes})
+        values = {**self._common(BackupRequest), "encryption": self._encryption()}
+        return BackupRequest(**{**values, **changes})
 
     def restore(self, **changes: Any) -> RestoreRequest:
-        return RestoreRequest(**{**self._common(RestoreRequest), **changes})
+        """What to restore.
+
+        :raises HostError: a file of public keys for its safety dump cannot be read.
+        """
+        request = RestoreRequest(**{**self._common(RestoreRequest), **changes})
+        if not request.wants_safety_dump:
+            # Public keys that are gone must not be in the way of a restore that needs none.
+            return request
+        return dataclasses.replace(request, encryption=self._encryption())
 
     def verify(self, **changes: Any) -> VerifyRequest:
         """Which set to read; no server is asked, so no password is needed."""
@@ -112,14 +121,21 @@ class Section:
         return str(self.settings.get(key, ""))
 
     def _common(self, request: Any, *, password: bool = True) -> dict[str, Any]:
+        """What a request takes from the settings, all but the public keys: not each that may need them does."""
         values = self._picked(request)
-        if "encryption" in values:
-            values["encryption"] = encryption_of(**_renamed(values["encryption"]))
+        values.pop("encryption", None)
         target = self.target(password=password)
         common = {**values, "target": target, "directory": self.directory}
         if "offsite" in _names(request):
             common["offsite"] = self.offsite
         return common
+
+    def _encryption(self) -> Encryption | None:
+        """:raises ConfigError: a file of public keys holds what is none.
+        :raises HostError: it cannot be read.
+        """
+        found = self.settings.get("encryption")
+        return encryption_of(**_renamed(found)) if found else None
 
     def _picked(self, kind: Any) -> dict[str, Any]:
         """The settings that a request has under the same name."""

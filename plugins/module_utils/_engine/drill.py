@@ -44,12 +44,13 @@ from .model import (
     iso,
     utc_now,
 )
+from .neighbours import encrypted_before
 from .preflight import examine_set
 from .programs import major_of
 from .roles import create_roles, missing
 from .run import Progress, Run, Signalled
 from .scratch import scratch
-from .sealed import unseal
+from .sealed import check_globals, unseal
 from .targets import Offsite
 from .vault import RecoverySet, Vault
 from .verdicts import NO_APPLICATION, discreet, told_trouble, verdict_of
@@ -224,6 +225,7 @@ def _drill_set(
             recovery_set = _unsealed(recovery_set, key)
             found.opened = bool(recovery_set.key)
             manifest = _examine(access, recovery_set)
+            check_globals(recovery_set)
         if manifest.encryption and recovery_set.key:
             recipients = manifest.encryption.recipients
             found.proof = Proof.now(recovery_set.name, recipients, recovery_set.opened_by)
@@ -360,6 +362,9 @@ def _check_data(
 
 def _drill_live(access: Access, request: DrillRequest, found: _Findings) -> None:
     run, database = access.run, request.target.database
+    vault = Vault(request.directory)
+    # What is asked of it is what its encrypted sets hide.
+    found.encrypted = found.opened = bool(encrypted_before(vault.sets(database)))
     journal = Journal(request.directory, access.container.name, database)
     entry = journal.unfinished()
     if entry:
@@ -367,7 +372,7 @@ def _drill_live(access: Access, request: DrillRequest, found: _Findings) -> None
         return
     last = journal.last()
     if last and last.action == "restore":
-        _remember(found, last, Vault(request.directory), database)
+        _remember(found, last, vault, database)
     with run.phase("checks"):
         with access.server.session(database) as session:
             version = str(session.value("SELECT version()"))

@@ -186,7 +186,7 @@ class _Try:
                 # As a rule the host goes down; when it is up again nothing may rest.
                 attempts.withdraw(name, before)
                 raise
-            attempts.end(name, failure(error).error)
+            attempts.end(name, failure(error).told)
             raise
         untested = report.verdict in ("environment", "not_tested", NOT_OFFSITE)
         attempts.end(name, report.public.msg if untested else "")

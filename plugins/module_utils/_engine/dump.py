@@ -18,7 +18,15 @@ from .catalog import database_bytes, read_extensions, read_properties
 from .cipher import Plaintext
 from .compression import parse_compression
 from .durable import sync_directory
-from .errors import ConfigError, HostError, OvertakenError, SetError, ToolError
+from .errors import (
+    ConfigError,
+    FiredrillError,
+    HostError,
+    InterruptedRun,
+    OvertakenError,
+    SetError,
+    ToolError,
+)
 from .evidence import Collector, holds_rows, sequence_evidence, sequence_values
 from .filenames import DUMP, GLOBALS, MANIFEST, SEALED
 from .guide import GUIDE, update_guide
@@ -40,16 +48,17 @@ from .model import (
     iso,
     utc_now,
 )
+from .neighbours import shared, shrunk, unencrypted
 from .origin import read_source
 from .outlet import outlet
 from .programs import Contents, outdated
 from .recipients import Recipients, prepare
-from .retention import Candidate, loss_before
 from .roles import read_roles
 from .run import Progress, Run
 from .server import Session
 from .snapshots import POPULATED, glancing, snapshot
 from .vault import RecoverySet, Vault, load_set
+from .verdicts import told_trouble
 from .witness import Witness
 
 EVIDENCE_LEVELS = ("full", "counts", "none")
@@ -132,17 +141,24 @@ def backup_with(
         size = database_bytes(session, database)
         earlier = vault.sets(database)
         _check_room(vault, size, earlier, request.min_free_bytes)
+        plain = unencrypted(encrypted=recipients is not None, earlier=earlier)
         if request.check:
-            return _forecast(access, request, vault, size, compress, recipients)
+            forecast = _forecast(access, request, vault, size, compress, recipients)
+            forecast.warnings += [plain] if plain else []
+            return forecast
         made = vault.prepare()
         vault.sweep()
     if made:
         sync_directory(request.directory.parent)
-    manifest = _make(access, request, vault, compress, size, recipients)
-    warnings = [
-        *manifest.warnings,
-        *filter(None, [vault.exposed(), _shared(manifest, earlier), _shrunk(manifest, earlier)]),
-    ]
+    try:
+        manifest = _make(access, request, vault, compress, size, recipients)
+    except FiredrillError as error:
+        if recipients and not isinstance(error, InterruptedRun):
+            blamed = "This host could not make it" if isinstance(error, HostError) else "It failed"
+            error.told = told_trouble(blamed, "made the backup")
+        raise
+    odd = [plain, vault.exposed(), shared(manifest, earlier), shrunk(manifest, earlier)]
+    warnings = [*manifest.warnings, *filter(None, odd)]
     return Report(
         action="backup",
         changed=True,
@@ -474,25 +490,3 @@ def _warnings(source: Source, database: str, evidence: Evidence) -> tuple[str, .
     if evidence.unread:
         found.append(f"no evidence for {', '.join(evidence.unread)}")
     return tuple(text for text in found if text)
-
-
-def _shared(manifest: Manifest, earlier: list[RecoverySet]) -> str:
-    """A warning when another container puts sets of a database of that name into the same directory."""
-    sources = [one.manifest.source for one in earlier if one.manifest]
-    others = [one for one in sources if one.origin != manifest.source.origin]
-    # Where there are no more of the other it is this one, under its former name.
-    if not others or sources[0] not in others or len(others) == len(sources):
-        return ""
-    return (
-        f'sets of a database "{manifest.database}" of container {others[0].container} lie in the same directory: retention '
-        "takes all of them for those of one database, so give each a backup_dir of its own"
-    )
-
-
-def _shrunk(manifest: Manifest, earlier: list[RecoverySet]) -> str:
-    """A warning when there are far fewer rows than in the backup before."""
-    origin = manifest.source.origin
-    sources = [one.manifest for one in earlier if one.manifest]
-    known = [Candidate.of(one) for one in sources if one.source.origin == origin]
-    loss = loss_before(known, Candidate.of(manifest))
-    return f"{loss}: was data lost before the dump?" if loss else ""

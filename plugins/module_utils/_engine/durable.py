@@ -113,7 +113,8 @@ def read_text(path: Path, what: str) -> str:
     :raises HostError: it cannot be read, or is no text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        # An editor of Windows may have put a byte order mark in front.
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise HostError(

@@ -10,9 +10,13 @@ from collections.abc import Sequence
 
 
 class FiredrillError(Exception):
-    """Something failed. The text says what happened, the state things are in now, and what to do next."""
+    """Something failed. The text says what happened, the state things are in now, and what to do next.
 
-    def __init__(self, what: str, *, state: str = "", todo: str = "") -> None:
+    `told` is what may be written beside the sets or sent to others, where that is less; "" for the text itself.
+    """
+
+    def __init__(self, what: str, *, state: str = "", todo: str = "", told: str = "") -> None:
+        self.told = told
         self.what = what
         self.state = state
         self.todo = todo

@@ -33,11 +33,19 @@ _HEAD = """\
 
 Beside this file lie recovery sets of PostgreSQL databases. Everything below needs a Linux host with Docker, bash and the
 usual small programs ({programs}), and nothing else. It is written anew with each backup, for the
-newest set of each database; set `SET` to another name for another set.
+newest set of each database; set `SET` to the name of another one for that, whose files have to end alike.
 
 Run the commands with bash, as root, in the directory of the sets, one block after the other. When one fails, stop there
 and read what it says: nothing that is live is touched before.
 """
+
+#: Each file of a set as sha256sum reads it; the keys of a manifest are sorted.
+_SUMS = """awk -F'"' '$2 == "name" { n = $4 } $2 == "sha256" { print $4 "  " n }' "$SET.json" | sha256sum --check"""
+
+#: As Manifest.rows has it; nothing where that is not known.
+_ROWS = """\
+ROWS=$(awk -F'[ ,:]+' '$2 == "\\"level\\"" { level = $3 } $2 == "\\"rows\\"" { n += $3 } $2 == "\\"total_rows\\"" { total = $3 }
+  END { if (level ~ /sealed|none/) { if (total == "null") exit; n = total } printf "%.0f", n }' "$SET.json")"""
 
 _COUNT = """\
 SELECT format('SELECT %L, count(*) FROM ONLY %I.%I', n.nspname || '.' || c.relname, n.nspname, c.relname)
@@ -141,14 +149,12 @@ class _Chapter:
             "CONTAINER=${CONTAINER:-recovered}",
             f"OPTIONS={shlex.quote(' '.join(f'-c {option}' for option in options))}",
         ]
-        sums = [f"{entry.sha256}  {entry.name}" for entry in self._manifest.entries]
-        check = ["sha256sum --check <<'SUMS'", *sums, "SUMS"]
         if not self._method:
             lines += [
                 f"SUPERUSER={shlex.quote(self._source.superuser or 'postgres')}",
                 f"PRELOAD={shlex.quote(self._source.preload_libraries)}",
             ]
-            return [*self._step("Say which set, and check its files", *lines, *check)]
+            return [*self._step("Say which set, and check its files", *lines, _SUMS)]
         if self._method == "age":
             words = "`KEY` is the file with the private key."
             lines += [
@@ -162,11 +168,11 @@ class _Chapter:
             lines.append('decrypt() { gpg --quiet --batch --decrypt "$1"; }')
         sealed = f"decrypt {self._file(SEALED)}"
         return [
-            *self._step("Say which set, and check its files", *lines, *check, words=words),
+            *self._step("Say which set, and check its files", *lines, _SUMS, words=words),
             *self._step(
                 "Read what the new server needs",
                 *(
-                    f'{name}=$({sealed} | sed -n \'s/^ *"{key}": "\\(.*\\)",\\{{0,1\\}}$/\\1/p\')'
+                    f"{name}=$({sealed} | sed -n 's/^ *\"{key}\": \"\\(.*\\)\",\\{{0,1\\}}$/\\1/p' | sed 's/\\\\\\(.\\)/\\1/g')"
                     for name, key in (("SUPERUSER", "superuser"), ("PRELOAD", "preload_libraries"))
                 ),
             ),
@@ -193,16 +199,16 @@ class _Chapter:
         words = "Only roles that are missing are created; those that are there stay as they are."
         if self._manifest.globals is None:
             return self._roles_without_globals(words)
-        reading = f"< {self._file(GLOBALS)}"
-        if self._method:
-            reading = f"< <(decrypt {self._file(GLOBALS)})"
+        reading = ("decrypt" if self._method else "cat") + f" {self._file(GLOBALS)} |"
         return self._step(
             "Create the roles",
             f"EXISTING=$({_psql('SELECT quote_ident(rolname) FROM pg_roles')})",
             "export EXISTING",
-            "sed -n \"s/^CREATE TABLESPACE .* LOCATION '\\(.*\\)';\\$/\\1/p\" " + f"{reading} |",
+            reading,
+            "  sed -n \"s/^CREATE TABLESPACE .* LOCATION '\\(.*\\)';\\$/\\1/p\" |",
             '  while IFS= read -r place; do docker exec "$CONTAINER" install -d -o postgres -m 700 "$place"; done',
-            f"{_ONLY_MISSING} {reading} |",
+            reading,
+            f"  {_ONLY_MISSING} |",
             f"  {_psql()}",
             words=words,
         )
@@ -248,18 +254,18 @@ class _Chapter:
         there = '--env "PGDATABASE=$DATABASE" --env "PGOPTIONS=$OPTIONS" "$CONTAINER" \\\n'
         psql = '  psql --username="$SUPERUSER" --no-psqlrc --quiet'
         rows = self._manifest.rows
-        verdict = 'print n + 0, "rows"'
-        words = "The set does not say how many rows there have to be."
+        words = "This set does not say how many rows there have to be."
         if rows is not None:
-            verdict = f'printf "%d rows of {rows}\\n", n; exit n != {rows}'
-            words = f"The last line has to say {rows} rows of {rows}."
+            words = f"The last line has to say the same number twice, of this set {rows} rows of {rows}."
         return self._step(
             "Gather statistics, and count the rows",
+            _ROWS,
             f"docker exec {there}{psql} --command=ANALYZE",
             f"docker exec --interactive {there}{psql} --tuples-only --no-align --set=ON_ERROR_STOP=1 <<'SQL' |",
             _COUNT,
             "SQL",
-            f"  awk -F'|' '{{ print; n += $NF }} END {{ {verdict} }}'",
+            "  awk -F'|' -v want=\"$ROWS\" '{ print; n += $NF }",
+            '    END { printf "%.0f rows%s\\n", n, want == "" ? "" : " of " want; exit want != "" && n != want }\'',
             words=words,
         )
 

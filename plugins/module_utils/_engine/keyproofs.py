@@ -20,6 +20,7 @@ from .listing import Listed
 from .model import Problem, Report, iso, parse_time, utc_now
 from .mounts import not_mounted
 from .run import Progress
+from .vault import Vault
 from .verify import VerifyRequest, verify
 
 _OLDEST_DAYS = 90
@@ -100,17 +101,28 @@ def check_key(
 
 
 def note_proof(directory: Path, database: str, proof: Proof) -> None:
-    """Notes that a set was opened and read to its last byte.
+    """Notes that a set was opened and read to its last byte, unless a proof of more worth is noted already: an old set
+    may have been opened with a key that does not open the newest.
 
     :raises HostError: it could not be noted.
     """
     what = f"The key opens {proof.set_name}, but that cannot be noted in {directory}"
     if absent := not_mounted(directory):
         raise HostError(f"{what}: {absent}", todo="Mount the disk, then run this again")
+    present, wanted = last_proof(directory, database), _newest_recipients(directory, database)
+    if present and present.counts_for(wanted) and not proof.counts_for(wanted):
+        return
     try:
         replace_file(_path(directory, database), json.dumps(asdict(proof), indent=1) + "\n")
     except OSError as error:
         raise HostError(f"{what}: {error.strerror}", todo="Is the file system writable?") from error
+
+
+def _newest_recipients(directory: Path, database: str) -> tuple[str, ...]:
+    """Whom the newest backup there is encrypted to; nobody where there is none, or it is not."""
+    manifests = (one.manifest for one in Vault(directory).sets(database) if one.manifest)
+    newest = next((one for one in manifests if one.purpose == "backup"), None)
+    return newest.encryption.recipients if newest and newest.encryption else ()
 
 
 def key_problems(

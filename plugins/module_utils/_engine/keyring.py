@@ -34,6 +34,9 @@ _PASSPHRASE = (
     ),
 )
 _SSH_MAGIC = b"openssh-key-v1\0"
+#: What age can use (age(1), SSH keys).
+_SSH_KINDS = ("ssh-ed25519", "ssh-rsa")
+_AGE_LINE = re.compile(r"^AGE-(SECRET-KEY|PLUGIN)-", re.MULTILINE)
 
 
 class Key:
@@ -152,7 +155,8 @@ def identity_of(text: str, path: Path | None) -> str:
             "The private key was given twice, as it is and as a file", todo="Leave one of them out"
         )
     if path is None:
-        return text
+        # As read_text() does of a file.
+        return text.lstrip("\ufeff")
     return read_text(path, "The private key")
 
 
@@ -161,8 +165,15 @@ def _age_or_ssh_key(text: str) -> Key:
     if bare.startswith(("age-encryption.org/", "-----BEGIN AGE ENCRYPTED FILE-----")):
         raise _refused(*_PASSPHRASE)
     if "PRIVATE KEY-----" in bare:
+        if _AGE_LINE.search(bare):
+            raise _refused(
+                "it is one of SSH and one of age together, which age does not read",
+                "Give one of the two",
+            )
+        # age looks at the first line only, and takes a comment there for a key of its own.
+        bare = bare[max(bare.find("-----BEGIN"), 0) :]
         return AgeKey(bare + "\n", _public_of_ssh(bare))
-    if re.search(r"^AGE-(SECRET-KEY|PLUGIN)-", bare, re.MULTILINE):
+    if _AGE_LINE.search(bare):
         return _age_key(bare + "\n")
     if re.match(r"age1|ssh-|-----BEGIN PGP PUBLIC", bare):
         raise _refused("it is a public key", "Give the private key that belongs to it")
@@ -202,7 +213,10 @@ def _public_of_ssh(text: str) -> tuple[str, ...]:
         raise _refused("it is damaged", "Was it copied whole?") from error
     if cipher != b"none":
         raise _refused(*_PASSPHRASE)
-    return (f"{kind.decode('ascii', 'replace')} {base64.b64encode(blob).decode()}",)
+    name = kind.decode("ascii", "replace")
+    if name not in _SSH_KINDS:
+        raise _refused(f"it is one of SSH of the kind {name}, age takes {' and '.join(_SSH_KINDS)}")
+    return (f"{name} {base64.b64encode(blob).decode()}",)
 
 
 def _field(content: bytes) -> tuple[bytes, bytes]:
@@ -218,18 +232,26 @@ def _gpg_key(home: Path, text: str) -> GpgKey:
     if imported.status:
         raise _refused(f"gpg cannot read it: {told(imported.stderr)}", "Was it exported whole?")
     listed = call((*base, "--with-colons", "--list-secret-keys"))
-    public, wanted = [], False
-    for line in listed.stdout.decode(errors="replace").splitlines():
-        fields = line.split(":")
-        wanted = wanted or fields[0] == "sec"
-        if wanted and fields[0] == "fpr":
-            public.append(fields[9])
-            wanted = False
+    public = _decrypting_parts(listed.stdout.decode(errors="replace"))
     if not public:
-        raise _refused("there is no private key in it")
+        raise _refused("there is no private key in it that decrypts", "Was it exported whole?")
     if any(line.split()[7:8] == ["P"] for line in _agent_keys(home)):
         raise _refused(*_PASSPHRASE)
-    return GpgKey(home, tuple(public))
+    return GpgKey(home, public)
+
+
+def _decrypting_parts(listing: str) -> tuple[str, ...]:
+    """The fingerprints of all parts in gpg's listing (doc/DETAILS of GnuPG) that decrypt and whose secret is not left out:
+    a set is encrypted to one part of a key."""
+    found, wanted = [], False
+    for line in listing.splitlines():
+        fields = [*line.split(":"), *[""] * 15]
+        if fields[0] in ("sec", "ssb"):
+            wanted = "e" in fields[11] and fields[14] != "#"
+        elif fields[0] == "fpr" and wanted:
+            found.append(fields[9])
+            wanted = False
+    return tuple(found)
 
 
 def _agent_keys(home: Path) -> list[str]:

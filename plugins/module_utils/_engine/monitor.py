@@ -221,7 +221,7 @@ def _verdict(outcome: Outcome) -> tuple[str, str]:
     report = outcome.report
     if report is None:
         # What another run keeps from its turn has not failed: it comes when that one is done.
-        return (LOG if outcome.status == BUSY else FAIL), outcome.error
+        return (LOG if outcome.status == BUSY else FAIL), outcome.told
     report = report.public
     # A dump with nothing in it may be one of the wrong database.
     if report.action == "backup" and report.details.get("total_rows") == 0:

@@ -71,12 +71,13 @@ With several databases the worst of them, in this order: 8 3 1 2 4 9 7 6 5 0.
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended: its exit status and its JSON; a report, or an error in words."""
+    """How one run ended: its exit status and its JSON; a report, or an error in words and what others may hear of it."""
 
     status: int
     document: Any
     report: Report | None = None
     error: str = ""
+    told: str = ""
 
 
 def success(report: Report) -> Outcome:
@@ -114,7 +115,8 @@ def failure(error: BaseException, action: str = "", label: str = "") -> Outcome:
     }
     if isinstance(error, RefusedError):
         document["findings"] = list(error.findings)
-    return Outcome(status, document, error=words)
+    told = error.told if isinstance(error, FiredrillError) else ""
+    return Outcome(status, document, error=words, told=told or words)
 
 
 def worst(outcomes: list[Outcome]) -> int:

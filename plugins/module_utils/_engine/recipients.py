@@ -21,8 +21,11 @@ from .run import Run
 
 _SSH = re.compile(r"(ssh-[a-z0-9-]+|ecdsa-[a-z0-9-]+|sk-\S+) +([A-Za-z0-9+/=]+)( .*)?")
 _BLOCK = re.compile(
-    r"-----BEGIN PGP PUBLIC KEY BLOCK-----.*?-----END PGP PUBLIC KEY BLOCK-----", re.DOTALL
+    r"-----BEGIN PGP PUBLIC KEY BLOCK-----((?!-----BEGIN).)*?-----END PGP PUBLIC KEY BLOCK-----",
+    re.DOTALL,
 )
+#: A key that stands beside armored blocks: of age or SSH, the fingerprint of one, the rest of a block that was cut.
+_OTHER_KEY = re.compile(r"-----BEGIN|^\s*(age1|ssh-|([0-9A-Fa-f][ \t]*){40}$)", re.MULTILINE)
 #: Validity of a key in gpg's listing (doc/DETAILS of GnuPG) that makes it useless, in words.
 _UNUSABLE = {"e": "has expired", "r": "was revoked", "d": "is disabled", "i": "is invalid"}
 
@@ -30,10 +33,17 @@ _UNUSABLE = {"e": "has expired", "r": "was revoked", "d": "is disabled", "i": "i
 def recipients_of_file(path: Path) -> tuple[str, ...]:
     """Public keys of a file: one a line, with comments after `#`, or armored blocks of gpg.
 
+    :raises ConfigError: it has both, and one of them would be left out.
     :raises HostError: it cannot be read.
     """
     text = read_text(path, "The public keys")
-    if blocks := _BLOCK.findall(text):
+    if blocks := [found[0] for found in _BLOCK.finditer(text)]:
+        if _OTHER_KEY.search(_BLOCK.sub("", text)):
+            raise ConfigError(
+                f"{path} holds armored keys of gpg, and beside them a key that is none, or is cut short",
+                state="Nothing was changed",
+                todo="Export each key for gpg whole (gpg --export --armor KEY), and leave out what is for age",
+            )
         return tuple(blocks)
     lines = (line.strip() for line in text.splitlines())
     return tuple(line for line in lines if line and not line.startswith("#"))
@@ -44,6 +54,7 @@ def encryption_of(
 ) -> Encryption:
     """What is to be encrypted to whom, with the public keys of the files.
 
+    :raises ConfigError: as recipients_of_file().
     :raises HostError: a file cannot be read.
     """
     of_files = (key for path in files for key in recipients_of_file(path))
@@ -118,7 +129,7 @@ def _bare(text: str) -> str:
 def _prepare_gpg(run: Run, wanted: Encryption, own_key: bool) -> Recipients:
     home = run.private_directory("gpg")
     base = (*GPG, "--no-autostart", "--homedir", str(home))
-    fingerprints: list[str] = []
+    parts: list[str] = []
     for number, text in enumerate(wanted.recipients, 1):
         label = f"Recipient {number}"
         if "PRIVATE KEY" in text:
@@ -130,22 +141,22 @@ def _prepare_gpg(run: Run, wanted: Encryption, own_key: bool) -> Recipients:
                 + (", SSH keys are for age" if _SSH.fullmatch(text.strip()) else ""),
             )
         shown = call((*base, "--with-colons", "--show-keys"), text.encode())
-        keys = _primary_keys(shown.stdout.decode(errors="replace"))
+        keys = _keys_listed(shown.stdout.decode(errors="replace"))
         if shown.status or not keys:
             raise _unusable(label, f"gpg cannot read it: {told(shown.stderr)}")
-        for fingerprint, owner, validity in keys:
-            _require_valid(f"{label} ({owner}, {fingerprint})", validity)
+        for one in keys:
+            _require_valid(f"{label} ({one.owner}, {one.fingerprint})", one.trouble)
         imported = call((*base, "--import"), text.encode())
         if imported.status:
             raise _unusable(label, f"gpg cannot read it: {told(imported.stderr)}")
-        for fingerprint, owner, unused_validity in keys:
-            ended = call((*base, *_gpg((fingerprint,))))
+        for one in keys:
+            ended = call((*base, *_gpg((one.encrypting,))))
             if ended.status:
                 raise _unusable(
-                    f"{label} ({owner}, {fingerprint})", f"gpg says {told(ended.stderr)}"
+                    f"{label} ({one.owner}, {one.fingerprint})", f"gpg says {told(ended.stderr)}"
                 )
-        fingerprints += [fingerprint for fingerprint, unused, unused_too in keys]
-    names = tuple(dict.fromkeys(fingerprints))
+        parts += [one.encrypting for one in keys]
+    names = tuple(dict.fromkeys(parts))
     command = (*base, *_gpg(names))
     if not own_key:
         return Recipients(Encryption("gpg", names), command)
@@ -155,35 +166,49 @@ def _prepare_gpg(run: Run, wanted: Encryption, own_key: bool) -> Recipients:
     return Recipients(Encryption("gpg", names), (*symmetric, *_gpg(names)), key)
 
 
-def _gpg(fingerprints: tuple[str, ...]) -> tuple[str, ...]:
+def _gpg(parts: tuple[str, ...]) -> tuple[str, ...]:
     # Dumps are compressed already; trust in a key is the operator's, who put it into the settings.
     how = ("--trust-model", "always", "--compress-algo", "none", "--encrypt", "--output", "-")
-    return (*how, *(word for name in fingerprints for word in ("--recipient", name)))
+    # With the mark it is this part of the key, and not the one that gpg would choose.
+    return (*how, *(word for name in parts for word in ("--recipient", f"{name}!")))
 
 
-def _primary_keys(listing: str) -> list[tuple[str, str, str]]:
-    """Fingerprint, owner and trouble of each key of gpg's listing; the trouble is "" for a good one."""
-    found: list[list[str]] = []
-    usable: list[bool] = []
-    kind = ""
+@dataclass
+class _Listed:
+    """A key in gpg's listing. `encrypting` is the fingerprint of the part that is encrypted to; `trouble` "" for a good one."""
+
+    trouble: str
+    fingerprint: str = ""
+    owner: str = ""
+    encrypting: str = ""
+
+
+def _keys_listed(listing: str) -> list[_Listed]:
+    """The keys of gpg's listing; of several parts that can encrypt now the newest counts, as for gpg itself."""
+    found: list[_Listed] = []
+    made = newest = 0
+    can_encrypt = False
     for line in listing.splitlines():
         fields = [*line.split(":"), *[""] * 12]
         if fields[0] == "pub":
-            found.append(["", "", _UNUSABLE.get(fields[1], "")])
-            usable.append(False)
+            found.append(_Listed(_UNUSABLE.get(fields[1], "")))
+            newest = -1
         if not found:
             continue
+        one = found[-1]
         if fields[0] in ("pub", "sub"):
-            kind = fields[0]
-            usable[-1] |= "e" in fields[11] and fields[1] not in _UNUSABLE
-        elif fields[0] == "fpr" and kind == "pub" and not found[-1][0]:
-            found[-1][0] = fields[9]
-        elif fields[0] == "uid" and not found[-1][1]:
-            found[-1][1] = fields[9]
-    return [
-        (fingerprint, owner, trouble or ("" if good else "has no part that can encrypt now"))
-        for (fingerprint, owner, trouble), good in zip(found, usable)
-    ]
+            made = int(fields[5]) if fields[5].isdigit() else 0
+            can_encrypt = "e" in fields[11] and fields[1] not in _UNUSABLE
+        elif fields[0] == "fpr":
+            one.fingerprint = one.fingerprint or fields[9]
+            if can_encrypt and made > newest:
+                one.encrypting, newest = fields[9], made
+        elif fields[0] == "uid" and not one.owner:
+            one.owner = fields[9]
+    for one in found:
+        if not (one.trouble or one.encrypting):
+            one.trouble = "has no part that can encrypt now"
+    return found
 
 
 def _require_valid(label: str, trouble: str) -> None:

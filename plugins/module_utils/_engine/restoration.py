@@ -12,14 +12,15 @@ from typing import Any
 
 from .access import Access
 from .dump import BackupRequest, backup_with
-from .errors import RefusedError
+from .errors import ConfigError, RefusedError
 from .evidence import collect
 from .journal import Entry, Journal
 from .keyring import Key
 from .load import check_evidence, finish, load, require_equal, run_scripts
 from .model import Comparison, DatabaseProperties, Encryption, SqlScript, Target
+from .neighbours import encrypted_before
 from .preflight import Plan
-from .recipients import prepare
+from .recipients import Recipients, prepare
 from .roles import create_roles
 from .server import Session
 from .targets import Offsite
@@ -55,6 +56,11 @@ class RestoreRequest:
     #: For the safety dump.
     encryption: Encryption | None = None
 
+    @property
+    def wants_safety_dump(self) -> bool:
+        """Whether what is live, if anything is, goes for good, and is dumped before."""
+        return self.safety_dump and (self.method == "replace" or not self.keep_previous)
+
 
 class Restoration:
     """What the phases of one restore hand on to each other."""
@@ -69,6 +75,7 @@ class Restoration:
         self.key = key
         #: Opens the safety dump of this run, which its own recipients alone could not.
         self.safety_key = key
+        self._recipients: Recipients | None = None
         #: Whether a failure now leaves nothing that a later run would have to put in order.
         self.tidy = True
         self.notes: list[str] = []
@@ -76,24 +83,41 @@ class Restoration:
         #: Rows for each table after the restore, where the set does not say them.
         self.rows_after: dict[str, int] | None = None
 
+    def prepare_safety_dump(self) -> None:
+        """Looks, while nothing is stopped, whether a safety dump can be as secret as the sets that it will lie among.
+
+        :raises ConfigError: they are encrypted and no public key was given, or one that cannot be used.
+        :raises HostError: the program is missing.
+        """
+        wanted = self.request.encryption
+        if wanted:
+            self._recipients = prepare(self.run, wanted, own_key=True)
+            self.safety_key = self._recipients.own_key or self.key
+        elif encrypted_before(self.vault.sets(self.database)):
+            raise ConfigError(
+                "The sets here are encrypted, and no public key was given for the safety dump",
+                state="Nothing was changed",
+                todo="Name the settings (--config), or `encrypt_with` and `recipients`; or leave the safety dump out "
+                "(--no-safety-dump, `safety_dump: false`)",
+            )
+
     def dump_for_safety(self, entry: Entry) -> Entry:
-        """Makes a set of the live database, and tells the journal its name.
+        """Makes a set of the live database, and tells the journal its name; it was prepared.
 
         :raises FiredrillError: there is none; the live database was not touched.
         """
         request, run = self.request, self.run
         with run.phase("safety dump"):
             phases = dict(run.phases)
-            wanted = request.encryption
-            recipients = prepare(run, wanted, own_key=True) if wanted else None
-            if recipients and recipients.own_key:
-                self.safety_key = recipients.own_key
             report = backup_with(
                 self.access,
                 BackupRequest(
-                    request.target, request.directory, purpose="safety", encryption=wanted
+                    request.target,
+                    request.directory,
+                    purpose="safety",
+                    encryption=request.encryption,
                 ),
-                recipients,
+                self._recipients,
             )
             run.phases.clear()
             run.phases.update(phases)

@@ -116,6 +116,8 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
         if lost:
             _take_over(work, lost, plan)
         plan.require_clean()
+        if plan.live_oid is not None and request.wants_safety_dump:
+            work.prepare_safety_dump()
     if request.check:
         return _forecast(work, plan)
     # The set may lie elsewhere; the journal lies here.

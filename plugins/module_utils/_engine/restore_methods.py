@@ -41,7 +41,7 @@ def swap_in(work: Restoration, entry: Entry, plan: Plan) -> tuple[Entry, Compari
     """
     access, run = work.access, work.run
     run.state = "The live database was not touched and the application was not stopped"
-    if not work.request.keep_previous and work.request.safety_dump:
+    if work.request.wants_safety_dump:
         entry = work.dump_for_safety(entry)
     properties = known_properties(plan)
     with access.server.maintenance(work.database) as session:

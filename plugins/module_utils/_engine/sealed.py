@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from .cipher import Decrypting, Plaintext, UndecryptedError
+from .cipher import Decrypting, Plaintext, UndecryptedError, told
 from .errors import LockedError, SetError, ToolError
 from .filenames import DUMP, GLOBALS, method_of
 from .keyring import Key
@@ -21,6 +21,8 @@ from .manifest import FileEntry, Manifest
 from .vault import RecoverySet
 
 _NO_KEY = re.compile(r"no identity matched any of the recipients|No secret key")
+#: What age says of a key, before it looks at the file; what it says of a file begins otherwise.
+_BAD_KEY = re.compile(r"(?P<unread>reading \"-\":)|\bplugin:")
 #: What a manifest and the sealed one have in common; all of it counts, for a set may have been put together.
 _SAME = ("name", "database", "created_at", "dump", "globals", "encryption", "source.major")
 
@@ -118,6 +120,31 @@ def decrypting(
         _require_whole(stream, path, key, manifest, expected)
 
 
+def _require_fit(messages: str, path: Path, key: Key, manifest: Manifest | None) -> None:
+    """:raises LockedError: by what the program said it is the key that does not open the file."""
+    if bad := _BAD_KEY.search(messages):
+        # What age says of a malformed key might repeat a part of it.
+        why = "age cannot read it" if bad["unread"] else told(messages)
+        raise LockedError(
+            f"The private key cannot be used: {why}",
+            todo="Was it copied whole, and is the plugin that it needs installed?",
+        )
+    if not _NO_KEY.search(messages):
+        return
+    recipients = manifest.encryption.recipients if manifest and manifest.encryption else ()
+    todo = "Give the private key of one of its recipients"
+    if set(recipients) & set(key.public):
+        todo = (
+            "It is the right one, but its private part is missing or cannot be used here: is it on a card, was the "
+            "subkey exported, does gpg's agent run?"
+        )
+    to = f": it is encrypted to {', '.join(recipients)}" if recipients else ""
+    raise LockedError(
+        f"The private key does not open {path.name}{to}, and the key is that of {key} ({told(messages)})",
+        todo=todo,
+    )
+
+
 def _require_whole(
     stream: Decrypting,
     path: Path,
@@ -128,13 +155,7 @@ def _require_whole(
     try:
         found = stream.finish()
     except UndecryptedError as error:
-        if _NO_KEY.search(error.messages):
-            whose = manifest.encryption if manifest else None
-            to = f": it is encrypted to {', '.join(whose.recipients)}" if whose else ""
-            raise LockedError(
-                f"The private key does not open {path.name}{to}, and the key is that of {key}",
-                todo="Give the private key of one of its recipients",
-            ) from error
+        _require_fit(error.messages, path, key, manifest)
         raise SetError(
             f"{path} is damaged: {error.what}", todo="Use another set, or another copy of this one"
         ) from error

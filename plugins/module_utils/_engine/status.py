@@ -21,6 +21,7 @@ from .holds import candidates, waiting_loss
 from .keyproofs import key_problems, last_proof
 from .ledger import target_problems, target_rows
 from .model import Problem, human_bytes, human_seconds, iso
+from .neighbours import encrypted_before
 from .schedule import Schedule
 from .settling import interrupted
 from .state import State, look
@@ -85,6 +86,7 @@ def _standing(section: Section, schedule: Schedule | None, now: datetime) -> Sta
     problems += _of_rows(section, state, now)
     problems += _of_drills(state, schedule, now)
     problems += key_problems(section.directory, section.database, newest, now)
+    problems += _of_encryption(state)
     problems += _of_room(state, free)
     whole = {one.recovery_set.name: one.recovery_set.created for one in state.sets if one.complete}
     offsite = target_rows(section.directory, section.database, section.offsite.names, whole)
@@ -191,6 +193,18 @@ def _of_drills(state: State, schedule: Schedule | None, now: datetime) -> list[P
     if slot and drill.at < slot:
         words = f"no drill since {iso(drill.at)}: that of {iso(slot)} is missing"
         return [Problem("drill-missing", words)]
+    return []
+
+
+def _of_encryption(state: State) -> list[Problem]:
+    """That the newest set is not encrypted, and the backup before it was."""
+    newest = state.newest.recovery_set if state.newest else None
+    if newest is None or newest.require_manifest().encryption:
+        return []
+    sets = [one.recovery_set for one in state.sets]
+    if before := encrypted_before(sets[sets.index(newest) + 1 :]):
+        words = f"the newest set, {newest.name}, is NOT encrypted, and {before} before it is"
+        return [Problem("plain-set", words)]
     return []
 
 

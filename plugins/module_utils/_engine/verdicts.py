@@ -59,6 +59,8 @@ def discreet(
 
     :param trouble: what ended the drill early, in words that may be told; None when nothing did.
     """
+    live = outcome.details.get("target") == "live"
+    subject = f'the live database "{outcome.database}"' if live else outcome.set_name
     # One without a name is called by its SQL, which names tables.
     names = iter([one.name or f"number {number}" for number, one in enumerate(assertions, 1)])
     told = [
@@ -72,7 +74,7 @@ def discreet(
     reason = verdict_of(told)[1] if trouble is None else trouble
     return replace(
         outcome,
-        msg=f"{outcome.verdict}: {outcome.set_name}: {reason}",
+        msg=f"{outcome.verdict}: {subject}: {reason}",
         warnings=[],
         details={
             **outcome.details,
@@ -97,6 +99,9 @@ def _told_reason(result: CheckResult, comparison: Comparison) -> str:
     return _UNTOLD
 
 
-def told_trouble(blamed: str) -> str:
-    """What others may hear of an error whose text may name what is in the set."""
-    return f"{blamed}; what it said is {_UNTOLD}"
+def told_trouble(blamed: str, did: str = "held the drill") -> str:
+    """What others may hear of an error whose text may name what is in the set.
+
+    :param did: what the one did who was told all of it.
+    """
+    return f"{blamed}; what it said is told to whoever {did}"
