@@ -99,7 +99,9 @@ def test_an_environment_file_that_is_copied_and_written_is_refused(
     done = played(CHECK, "-e", json.dumps(settings))
     assert (done.returncode != 0) == refused, done.stdout
     told = " ".join(done.stdout.split())
-    assert (f"{tmp_path}/.env would be copied to the host, and firedrill_app_env" in told) == refused
+    assert (
+        f"{tmp_path}/.env would be copied to the host, and firedrill_app_env" in told
+    ) == refused
 
 
 # -- what a recovery sees before it touches the host
