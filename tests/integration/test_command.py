@@ -391,7 +391,7 @@ def test_a_dry_run_of_prune_says_which_and_why_and_removes_nothing(
     settings: Path, sets: Path, history: dict[float, Path]
 ) -> None:
     before = sorted(sets.iterdir())
-    document = documents("--config", settings, "prune", "--dry-run")
+    document = documents("--config", settings, "prune", "--days", "9.5", "--dry-run")
     assert document["changed"] is True
     reasons = {entry["name"]: entry["reason"] for entry in document["kept"]}
     assert reasons == {
@@ -400,9 +400,9 @@ def test_a_dry_run_of_prune_says_which_and_why_and_removes_nothing(
     }
     removed = {entry["name"]: entry["reason"] for entry in document["removed"]}
     assert removed.keys() == {history[days].stem for days in (10, 30, 40)}
-    assert "older than 7 days" in removed[history[30].stem]
+    assert "older than 9.5 days" in removed[history[30].stem]
     assert sorted(sets.iterdir()) == before
-    shown = firedrill("--config", settings, "prune", "--dry-run").stdout
+    shown = firedrill("--config", settings, "prune", "--days", "9.5", "--dry-run").stdout
     assert "Would remove 3 sets" in shown
     assert f"remove {history[30].stem}" in shown
     assert f"keep {history[20].stem}" in shown

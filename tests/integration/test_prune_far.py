@@ -122,9 +122,9 @@ def test_what_was_not_confirmed_stays(place: Place) -> None:
 def test_a_copy_that_a_drill_found_intact_but_old_is_what_is_left_when_the_newest_is_damaged(
     place: Place,
 ) -> None:
-    names = place.sets({50: 7, 40: 7, 1: 7})
+    names = place.sets({50: 7, 31: 7, 1: 7})
     drilled(place.here, names[50], "backup_bad", evidence="failed")
-    drilled(place.here, names[40], "backup_bad", evidence="ok", freshness="failed")
+    drilled(place.here, names[31], "backup_bad", evidence="ok", freshness="failed")
     drilled(place.here, names[1], "backup_bad")
     assert removed(place.prune()) == {names[50]}
 
@@ -168,7 +168,7 @@ def test_without_the_directory_of_the_sets_nothing_goes_there(place: Place) -> N
 
 @pytest.mark.slow
 def test_while_the_newest_backup_failed_or_lost_rows_no_copy_goes(place: Place) -> None:
-    names = place.sets({40: 7, 35: 7, 1: 7})
+    names = place.sets({40: 7, 35: 7, 20: 7, 1: 7})
     Attempts(place.here, "shop").fail("dump", NOW, "no such role")
     assert removed(place.prune()) == set()
     Attempts(place.here, "shop").end("dump")
