@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recovery_sets import a_manifest
+from recovery_sets import a_manifest, lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import durable
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump import _publish
@@ -235,6 +235,13 @@ def test_a_directory_that_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="gone cannot be read: No such file"), gone.unnamed():
         pass
     assert gone.everything() == []
+
+
+def test_a_set_that_goes_while_the_others_are_listed_keeps_nobody_from_them(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    # As a set that was removed after its name was read.
+    (tmp_path / "gone_20260219_020000.dump").symlink_to(tmp_path / "gone")
+    assert [one.name for one in Vault(tmp_path).everything()] == ["shop_20260219_020000"]
 
 
 def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:

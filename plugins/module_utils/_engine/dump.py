@@ -105,8 +105,9 @@ def backup(request: BackupRequest, progress: Progress | None = None) -> Report:
         Attempts(directory, database).end("dump")
         try:
             update_guide(request.directory)
-        except OSError as error:
-            report.warnings.append(f"{GUIDE} could not be written: {error.strerror}")
+        except (OSError, HostError) as error:
+            why = error.strerror if isinstance(error, OSError) else error.what
+            report.warnings.append(f"{GUIDE} could not be written: {why}")
     return report
 
 

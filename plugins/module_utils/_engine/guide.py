@@ -66,6 +66,7 @@ def update_guide(directory: Path) -> None:
     """Writes the guide of a directory, for the newest backup of each of its databases that has all its files.
 
     :raises OSError: it cannot be written; the one before is still there.
+    :raises HostError: the directory cannot be read.
     """
     newest: dict[str, Manifest] = {}
     for recovery_set in Vault(directory).sets():

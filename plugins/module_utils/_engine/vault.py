@@ -319,13 +319,19 @@ class Vault:
         :raises HostError: it cannot be read, all of it: a list that lacks some would be a lie.
         """
         paths = [self.directory / name for name in self.names() if is_dump(name)]
-        try:
-            paths = [path for path in paths if stat.S_ISREG(path.stat().st_mode)]
-        except OSError as error:
-            raise unreadable(self.directory, error) from error
+        paths = [path for path in paths if self._is_file(path)]
         return sorted(
             (load_set(path) for path in paths), key=lambda s: (s.created, s.name), reverse=True
         )
+
+    def _is_file(self, path: Path) -> bool:
+        try:
+            return stat.S_ISREG(path.stat().st_mode)
+        except FileNotFoundError:
+            # Removed since it was listed, or a link to what is not there.
+            return False
+        except OSError as error:
+            raise unreadable(self.directory, error) from error
 
     def resolve(self, source: str, database: str, target: Target | None = None) -> RecoverySet:
         """The set that `source` means: a path, a file name, a timestamp, `latest` or `before:<time>`.
