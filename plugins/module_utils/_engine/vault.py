@@ -327,10 +327,10 @@ class Vault:
     def _is_file(self, path: Path) -> bool:
         try:
             return stat.S_ISREG(path.stat().st_mode)
-        except FileNotFoundError:
-            # Removed since it was listed, or a link to what is not there.
-            return False
         except OSError as error:
+            # Removed since it was listed, or a link to what is not there.
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                return False
             raise unreadable(self.directory, error) from error
 
     def resolve(self, source: str, database: str, target: Target | None = None) -> RecoverySet:
