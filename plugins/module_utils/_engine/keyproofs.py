@@ -19,6 +19,7 @@ from .filenames import file_base
 from .listing import Listed
 from .model import Problem, Report, iso, parse_time, utc_now
 from .mounts import not_mounted
+from .neighbours import last_backup
 from .run import Progress
 from .vault import Vault
 from .verify import VerifyRequest, verify
@@ -120,9 +121,9 @@ def note_proof(directory: Path, database: str, proof: Proof) -> None:
 
 def _newest_recipients(directory: Path, database: str) -> tuple[str, ...]:
     """Whom the newest backup there is encrypted to; nobody where there is none, or it is not."""
-    manifests = (one.manifest for one in Vault(directory).sets(database) if one.manifest)
-    newest = next((one for one in manifests if one.purpose == "backup"), None)
-    return newest.encryption.recipients if newest and newest.encryption else ()
+    newest = last_backup(Vault(directory).sets(database))
+    encryption = newest.require_manifest().encryption if newest else None
+    return encryption.recipients if encryption else ()
 
 
 def key_problems(

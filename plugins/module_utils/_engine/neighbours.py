@@ -2,22 +2,26 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is odd about a new set beside the earlier ones of its database, which are given newest first."""
+"""What is odd about a new set beside the earlier ones of its database. Sets are given newest first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .manifest import Manifest
 from .retention import Candidate, loss_before
 from .vault import RecoverySet
 
 
+def last_backup(sets: Iterable[RecoverySet]) -> RecoverySet | None:
+    """The first that is a backup, and not what a restore dumped for safety."""
+    return next((one for one in sets if one.manifest and one.manifest.purpose == "backup"), None)
+
+
 def encrypted_before(earlier: Sequence[RecoverySet]) -> str:
     """The name of the last backup, if that is encrypted; else ""."""
-    backups = (one.manifest for one in earlier if one.manifest)
-    last = next((one for one in backups if one.purpose == "backup"), None)
-    return last.name if last and last.encryption else ""
+    last = last_backup(earlier)
+    return last.name if last and last.require_manifest().encryption else ""
 
 
 def unencrypted(*, encrypted: bool, earlier: Sequence[RecoverySet]) -> str:

@@ -20,6 +20,7 @@ from .ledger import CONFIRMED, DAMAGED, LOST, REMOVED, Copy, Ledger
 from .listing import list_sets
 from .manifest import Manifest
 from .model import Report, human_bytes, iso, utc_now
+from .neighbours import last_backup
 from .remotes import store_of
 from .run import Progress, Run
 from .stores import FarSet, Store, far_sets
@@ -145,7 +146,7 @@ class _Copying:
     def _target(self, target: OffsiteTarget, sets: list[RecoverySet]) -> _Outcome:
         store = store_of(target, self._request.offsite.folder, self._run)
         outcome = _Outcome(target.name, store.place)
-        newest = self._newest_backup(sets)
+        newest = last_backup(sets)
         listing: dict[str, int] = {}
         far: dict[str, FarSet] = {}
         try:
@@ -183,10 +184,6 @@ class _Copying:
         # One that waits takes memory from the next.
         store.close()
         return outcome
-
-    @staticmethod
-    def _newest_backup(sets: list[RecoverySet]) -> RecoverySet | None:
-        return next((one for one in sets if one.require_manifest().purpose == "backup"), None)
 
     def _guide_of(self, newest: RecoverySet) -> Path:
         """The commands for a recovery without this tool, for the newest set: a file to lay beside the sets."""
