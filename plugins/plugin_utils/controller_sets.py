@@ -13,12 +13,12 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.filenam
     names_meant,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.listing import list_sets
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import (
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
     RecoverySet,
-    Vault,
     limit_of,
     newest_backup,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 
 
 def find_set(place: Path, database: str, source: str) -> RecoverySet:

@@ -26,7 +26,9 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
     Report,
     TableEvidence,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
+    load_set,
+)
 
 pytestmark = pytest.mark.integration
 

@@ -66,6 +66,9 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
     SqlScript,
     utc_now,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
+    RecoverySet,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.restore import (
     RestoreRequest,
     restore,
@@ -75,10 +78,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run imp
     Run,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.sealed import decrypting
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import (
-    RecoverySet,
-    Vault,
-)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.verify import (
     VerifyRequest,
     verify,

@@ -18,7 +18,9 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.dump im
     backup,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
+    load_set,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

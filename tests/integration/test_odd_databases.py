@@ -28,7 +28,9 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
     TargetError,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import Manifest
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
+    load_set,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -49,6 +49,9 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.offsite
     CopyRequest,
     copy_sets,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
+    RecoverySet,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.remotes import store_of
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.status import status_rows
@@ -59,7 +62,6 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets
     RcloneTarget,
     RsyncTarget,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import RecoverySet
 
 pytestmark = [pytest.mark.integration]
 

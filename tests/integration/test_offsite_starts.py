@@ -31,13 +31,15 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.offsite
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rclone_server import (
     RcloneServer,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
+    RecoverySet,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.rsync import RsyncStore
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.targets import (
     Offsite,
     OffsiteTarget,
     RcloneTarget,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import RecoverySet
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -34,9 +34,11 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model i
     Report,
     TableEvidence,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
+    load_set,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Progress
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.server import Session
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -14,7 +14,7 @@ import pytest
 from recovery_sets import lay_out
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
-    vault as vault_module,
+    recovery_set as recovery_set_module,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.clock import is_ahead
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import SetError
@@ -69,7 +69,7 @@ def test_while_the_clock_is_not_set_latest_is_the_newest(
     unset = datetime(1970, 1, 1, 0, 2, tzinfo=timezone.utc)
     lay_out(tmp_path, created=unset)
     newest = lay_out(tmp_path, created=YESTERDAY)
-    monkeypatch.setattr(vault_module, "utc_now", lambda: unset + timedelta(minutes=1))
+    monkeypatch.setattr(recovery_set_module, "utc_now", lambda: unset + timedelta(minutes=1))
     assert Vault(tmp_path).resolve("latest", "shop").name == newest.name
     assert not is_ahead(YESTERDAY, unset)
 

@@ -52,9 +52,11 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.outcome
     failure,
     success,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
+    load_set,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.status import status_rows
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import load_set
 
 BUSY, FAILED = failure(BusyError("another run works on it")), failure(HostError("no disk"))
 

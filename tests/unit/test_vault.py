@@ -28,10 +28,12 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.durable
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import HostError
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch import Located
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.listing import is_there
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
+    RecoverySet,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.run import Run
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import (
     DOWNLOADS,
-    RecoverySet,
     Vault,
 )
 

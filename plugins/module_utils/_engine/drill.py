@@ -47,12 +47,13 @@ from .model import (
 from .neighbours import encrypted_before
 from .preflight import examine_set
 from .programs import major_of
+from .recovery_set import RecoverySet
 from .roles import create_roles, missing
 from .run import Progress, Run, Signalled
 from .scratch import scratch
 from .sealed import check_globals, unseal
 from .targets import Offsite
-from .vault import RecoverySet, Vault
+from .vault import Vault
 from .verdicts import NO_APPLICATION, discreet, told_trouble, verdict_of
 
 #: Classes of SQLSTATE that blame the server, not what it was given (errcodes-appendix.html of the manual):

@@ -53,11 +53,12 @@ from .origin import read_source
 from .outlet import outlet
 from .programs import Contents, outdated
 from .recipients import Recipients, prepare
+from .recovery_set import RecoverySet, load_set
 from .roles import read_roles
 from .run import Progress, Run
 from .server import Session
 from .snapshots import POPULATED, glancing, snapshot
-from .vault import RecoverySet, Vault, load_set
+from .vault import Vault
 from .verdicts import told_trouble
 from .witness import Witness
 

@@ -24,12 +24,13 @@ from .keyring import Key
 from .ledger import DAMAGED, Ledger
 from .manifest import FileEntry, Manifest
 from .model import Target, human_bytes, iso, utc_now
+from .recovery_set import RecoverySet, limit_of, set_of_future
 from .remotes import store_of
 from .run import Run
 from .sealed import unseal
 from .stores import FarSet, Store
 from .targets import Offsite
-from .vault import DOWNLOADS, RecoverySet, Vault, limit_of, set_of_future
+from .vault import DOWNLOADS, Vault
 
 #: What the source of a set begins with that lies at an offsite target.
 FAR = "offsite:"

@@ -15,8 +15,9 @@ from .durable import replace_file
 from .filenames import CIPHERS, DUMP, GLOBALS, SEALED
 from .manifest import Manifest
 from .model import human_bytes
+from .recovery_set import RecoverySet
 from .server import quote_identifier
-from .vault import RecoverySet, Vault
+from .vault import Vault
 
 GUIDE = "RECOVERY.md"
 #: From here on the official image keeps its data one directory further up.

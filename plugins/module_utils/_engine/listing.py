@@ -17,8 +17,9 @@ from .filenames import MANIFEST, dump_names, set_of_part
 from .manifest import Manifest
 from .model import iso
 from .mounts import unreadable
+from .recovery_set import RecoverySet, load_set
 from .report import LOG_NAME, damaged_sets, last_drills, passed_sets
-from .vault import RecoverySet, Vault, load_set
+from .vault import Vault
 
 
 @dataclass(frozen=True)

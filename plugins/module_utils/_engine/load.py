@@ -17,9 +17,9 @@ from .evidence import collect, compare
 from .manifest import Manifest
 from .model import Comparison, DatabaseProperties, SqlScript
 from .programs import MAGIC
+from .recovery_set import RecoverySet
 from .relay import read_inside
 from .sealed import archive_of
-from .vault import RecoverySet
 
 _SHOWN_DIFFERENCES = 10
 

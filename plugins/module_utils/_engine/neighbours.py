@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .manifest import Manifest
+from .recovery_set import RecoverySet
 from .retention import Candidate, loss_before
-from .vault import RecoverySet
 
 
 def last_backup(sets: Iterable[RecoverySet]) -> RecoverySet | None:

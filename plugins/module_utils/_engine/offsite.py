@@ -21,12 +21,12 @@ from .listing import list_sets
 from .manifest import Manifest
 from .model import Report, human_bytes, iso, utc_now
 from .neighbours import last_backup
+from .recovery_set import RecoverySet
 from .remotes import store_of
 from .run import Progress, Run
 from .stores import FarSet, Store, far_sets
 from .targets import Offsite, OffsiteTarget
 from .upload import Upload
-from .vault import RecoverySet
 
 #: A verdict: at least one target has not got all sets now.
 NOT_OFFSITE = "not_offsite"

@@ -19,11 +19,12 @@ from .load import read_scripts
 from .manifest import Manifest
 from .model import DatabaseProperties, Role, SqlScript, human_bytes
 from .programs import MAGIC, Contents, Programs, outdated
+from .recovery_set import RecoverySet
 from .relay import free_bytes_inside
 from .retention import Candidate, backup_before, loss_before
 from .server import Session
 from .swap import kept_beside
-from .vault import RecoverySet, Vault
+from .vault import Vault
 from .witness import read_archive
 
 _ROOM_FACTOR = 1.15

@@ -22,12 +22,12 @@ from .killed import current_name, half_replaced, settle, unfinished_copy
 from .load import check_evidence
 from .model import Comparison, Report, human_bytes, human_seconds
 from .preflight import Plan, examine, properties_here
+from .recovery_set import RecoverySet
 from .restoration import Restoration, RestoreRequest
 from .restore_methods import replace, swap_in
 from .run import Progress, Run
 from .sealed import unseal
 from .startup import trouble_at_start
-from .vault import RecoverySet
 
 METHODS = ("swap", "replace")
 #: A new data directory and the scripts of the init directory take their time on an SD card.

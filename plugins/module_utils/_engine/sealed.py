@@ -18,7 +18,7 @@ from .errors import LockedError, SetError, ToolError
 from .filenames import DUMP, GLOBALS, method_of
 from .keyring import Key
 from .manifest import FileEntry, Manifest
-from .vault import RecoverySet
+from .recovery_set import RecoverySet
 
 _NO_KEY = re.compile(r"no identity matched any of the recipients|No secret key")
 #: What age says of a key, before it looks at the file; what it says of a file begins otherwise.

@@ -19,9 +19,10 @@ from .clock import is_ahead, uptime_s
 from .filenames import stamp_of
 from .listing import Listed, is_there, list_sets
 from .model import iso, parse_time
+from .recovery_set import RecoverySet
 from .report import LOG_NAME, read_log
 from .schedule import Schedule
-from .vault import RecoverySet, Vault
+from .vault import Vault
 
 #: A drill with one of these has shown something about the backup; the others are to be repeated.
 _HELD = ("pass", "partial")

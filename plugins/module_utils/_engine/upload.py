@@ -14,8 +14,8 @@ from .errors import FiredrillError, OffsiteError, SetError
 from .filenames import MANIFEST
 from .hashing import sha256_of
 from .manifest import FileEntry
+from .recovery_set import RecoverySet
 from .stores import FarSet, Store, names_of
-from .vault import RecoverySet
 
 
 class Upload:

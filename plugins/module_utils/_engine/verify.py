@@ -19,10 +19,11 @@ from .keyring import Key, identity_of, open_key
 from .manifest import Manifest
 from .model import Report, Target, human_bytes, human_seconds
 from .programs import Programs, major_of, outdated
+from .recovery_set import RecoverySet
 from .run import Progress, Run
 from .sealed import check_globals, unseal
 from .targets import Offsite
-from .vault import RecoverySet, Vault
+from .vault import Vault
 from .witness import read_archive
 
 

@@ -15,9 +15,9 @@ from types import TracebackType
 
 from .errors import FiredrillError, ToolError
 from .programs import LIST, WHOLE, Contents, Programs, parse_contents
+from .recovery_set import RecoverySet
 from .sealed import archive_of
 from .sidecar import Finished, Sidecar
-from .vault import RecoverySet
 
 
 class Witness:
