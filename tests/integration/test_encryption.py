@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -56,7 +57,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyproo
     key_problems,
     last_proof,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring import open_key
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring import (
+    Identity,
+    open_key,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.listing import list_sets
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.manifest import FileEntry
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import (
@@ -197,6 +201,33 @@ def test_a_wrong_key_is_one_sentence_and_nothing_was_touched(
     assert sorted(sets.iterdir()) == files
     with pytest.raises(LockedError, match="does not open"):
         verify(request(server, database, sets, identity=stranger.private))
+
+
+@pytest.mark.newest_only
+def test_a_file_of_the_key_that_is_missing_is_told_where_a_key_is_needed(
+    server: Postgres, database: str, sets: Path, tmp_path: Path, pair: KeyPair
+) -> None:
+    lost = {"identity_file": tmp_path / "lost.key"}
+    words = r"lost\.key cannot be read: No such file"
+    before = server.sql(ROWS, database)
+    server.backup(sets, database)
+    server.sql(f"DELETE FROM {TABLE} WHERE id > 5", database)
+    assert server.restore(sets, database, **lost).changed
+    assert server.sql(ROWS, database) == before
+    assert verify(request(server, database, sets, **lost)).verdict == "intact"
+    assert drill(DrillRequest(server.target(database), sets, **lost)).verdict == "pass"
+    server.backup(sets, database, encryption=pair.encryption)
+    with pytest.raises(LockedError, match=words) as refusal:
+        server.restore(sets, database, **lost)
+    assert "Nothing was changed" in str(refusal.value)
+    looked = verify(request(server, database, sets, **lost))
+    assert looked.verdict == "partial"
+    assert re.search(words, looked.msg)
+    drilled = drill(DrillRequest(server.target(database), sets, **lost))
+    assert drilled.verdict == "not_tested"
+    assert re.search(words, drilled.msg)
+    with pytest.raises(ConfigError, match=words):
+        check_key(request(server, database, sets, **lost))
 
 
 @pytest.mark.slow
@@ -378,7 +409,7 @@ def test_a_killed_decryption_does_not_blame_the_file(tmp_path: Path, pair: KeyPa
     def decrypt_and_kill() -> None:
         with (
             Run("drill") as run,
-            open_key(run, pair.private) as key,
+            open_key(run, Identity(pair.private)) as key,
             decrypting(path, key, None) as stream,
         ):
             assert stream.read()

@@ -30,7 +30,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.fetch i
     Located,
     locate,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring import open_key
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring import (
+    Identity,
+    open_key,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import (
     Ledger,
     unconfirmed,
@@ -290,7 +293,7 @@ def test_the_sealed_part_is_taken_from_another_target_too(tmp_path: Path) -> Non
     assert two.set.sealed
     damage(two.first / two.set.sealed.name)
     warnings: list[str] = []
-    with Run("test") as run, open_key(run, "") as key:
+    with Run("test") as run, open_key(run, Identity("")) as key:
         located = locate(
             run, Vault(tmp_path / "sets"), "offsite:latest", Target("shop"), two.offsite
         )

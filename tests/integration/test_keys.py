@@ -24,6 +24,7 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.filenames import CIPHERS
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.keyring import (
     GpgKey,
+    Identity,
     open_key,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Encryption
@@ -63,7 +64,7 @@ def encrypted(directory: Path, recipients: Recipients, content: bytes = CONTENT)
 
 
 def opened(run: Run, path: Path, identity: str) -> bytes:
-    with open_key(run, identity) as key, decrypting(path, key, None) as stream:
+    with open_key(run, Identity(identity)) as key, decrypting(path, key, None) as stream:
         return b"".join(iter(stream.read, b""))
 
 
@@ -174,13 +175,13 @@ def protected() -> list[str]:
 def test_a_private_key_with_a_passphrase_is_refused_in_words(run: Run) -> None:
     armored = "-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n-----END AGE ENCRYPTED FILE-----\n"
     for text in [*protected(), armored]:
-        with pytest.raises(ConfigError, match="passphrase"), open_key(run, text):
+        with pytest.raises(ConfigError, match="passphrase"), open_key(run, Identity(text)):
             pass
 
 
 @pytest.mark.parametrize("text", ["hello", "AGE-SECRET-KEY-1SHORT", "age1abc", "ssh-ed25519 AAAA"])
 def test_what_is_no_private_key_is_refused_and_not_repeated(run: Run, text: str) -> None:
-    with pytest.raises(ConfigError) as refusal, open_key(run, text):
+    with pytest.raises(ConfigError) as refusal, open_key(run, Identity(text)):
         pass
     assert text not in str(refusal.value)
 
@@ -206,7 +207,7 @@ def test_an_ssh_key_of_another_kind_or_beside_one_of_age_is_refused_in_words(run
         (ssh + age_key().private, "one of SSH and one of age"),
         (age_key().private + ssh, "one of SSH and one of age"),
     ):
-        with pytest.raises(ConfigError, match=words), open_key(run, text):
+        with pytest.raises(ConfigError, match=words), open_key(run, Identity(text)):
             pass
 
 
@@ -224,9 +225,9 @@ def test_a_part_that_gpg_got_later_is_not_proved_by_an_older_export(
     recipients = prepare(run, after.encryption)
     (present,) = recipients.encryption.recipients
     assert former != present
-    with open_key(run, before.private) as key:
+    with open_key(run, Identity(before.private)) as key:
         assert key.public == (former,)
-    with open_key(run, after.private) as key:
+    with open_key(run, Identity(after.private)) as key:
         assert key.public == (former, present)
     path = encrypted(tmp_path, recipients)
     assert opened(run, path, after.private) == CONTENT

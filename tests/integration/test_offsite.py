@@ -67,7 +67,7 @@ pytestmark = [pytest.mark.integration]
 
 SIZE = 3_000_000
 KINDS = ("s3", "sftp", "rsync")
-PROOFS = {"s3": "md5", "sftp": "sha1", "rsync": "checksum"}
+PROOFS = {"s3": "md5", "sftp": "md5", "rsync": "checksum"}
 
 
 @pytest.fixture(scope="module")

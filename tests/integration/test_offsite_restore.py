@@ -190,13 +190,22 @@ def test_an_encrypted_set_comes_back_from_a_target_with_the_key_and_nothing_of_i
         content=f"CREATE TABLE t (id int PRIMARY KEY, note text);"
         f"INSERT INTO t SELECT g, '{word}' FROM generate_series(1, 300) g;"
     )
-    host.content["encryption"] = {"with": pair.method, "recipients": [pair.public]}
+    encryption = {"with": pair.method, "recipients": [pair.public]}
+    host.content["encryption"] = encryption
     settings = {"container": postgres.name, "post_sql": [{"sql": WAIT.format(word)}]}
     host.content["databases"] = {database: settings}
     host.write()
     name = host.run("backup")["set_name"]
     assert [one["uploaded"] for one in host.run("copy")["targets"]] == [[name], [name]]
     before = postgres.sql(ROWS, database)
+    key = ("--identity-file", "-")
+    del host.content["encryption"]
+    host.write()
+    refused = ("restore", "offsite:latest", "--method", "replace", "--dry-run", *key)
+    said = host.run(*refused, status=2, stdin=pair.private)["msg"]
+    assert "no public key was given for the safety dump" in said
+    host.content["encryption"] = encryption
+    host.write()
     shutil.rmtree(host.sets)
     postgres.sql("DELETE FROM t WHERE id > 10", database)
     # A wrong key is told before the dump comes down, which would be found damaged then.
@@ -209,7 +218,6 @@ def test_an_encrypted_set_comes_back_from_a_target_with_the_key_and_nothing_of_i
             said = host.run(*wrong, status=1, stdin=other.private)["msg"]
             assert "does not open" in said or "encrypted with" in said
     dump.write_bytes(content)
-    key = ("--identity-file", "-")
     told = host.run("restore", "offsite:latest", "--dry-run", *key, stdin=pair.private)
     assert told["rows_after"] == {"public.t": 300}
     # Without the key, or with another, nothing can be said of it; and nothing is done with it.

@@ -28,7 +28,7 @@ from .errors import (
 from .fetch import Located, locate
 from .journal import Entry, Journal
 from .keyproofs import Proof, note_proof
-from .keyring import Key, identity_of, open_key
+from .keyring import Identity, Key, identity_of, open_key
 from .load import check_evidence, finish, load
 from .manifest import Manifest
 from .model import (
@@ -148,7 +148,7 @@ def drill(request: DrillRequest, progress: Progress | None = None) -> Report:
             return _concluded(run, request, found)
 
 
-def _hold(run: Run, request: DrillRequest, identity: str, found: _Findings) -> None:
+def _hold(run: Run, request: DrillRequest, identity: Identity, found: _Findings) -> None:
     access, located = _find(run, request, found)
     with run.lock("drill", *access.lock_identity):
         if located is None:

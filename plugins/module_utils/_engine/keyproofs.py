@@ -16,6 +16,7 @@ from .clock import is_ahead
 from .durable import read_object, replace_file
 from .errors import ConfigError, HostError, SetError
 from .filenames import file_base
+from .keyring import identity_of
 from .listing import Listed
 from .model import Problem, Report, iso, parse_time, utc_now
 from .mounts import not_mounted
@@ -70,16 +71,17 @@ def check_key(
     The verdict is that of verify(); only `intact` is noted.
 
     :param note: whether it is to be noted; what is read and reported is the same.
-    :raises ConfigError: no private key was given.
+    :raises ConfigError: no private key was given, or its file cannot be read.
     :raises LockedError: it opens nothing here.
     :raises SetError: there is no such set, or it is not encrypted.
     :raises HostError: the proof could not be noted.
     """
-    if not (request.identity or request.identity_file):
+    identity = identity_of(request.identity, request.identity_file)
+    if not identity.text.strip():
         raise ConfigError(
-            "No private key was given",
+            f"No private key can be proved: {identity.lacking}",
             state="Nothing was proved",
-            todo="Give the one to be proved (--identity-file)",
+            todo=identity.todo,
         )
     report = verify(request, progress)
     report.action = "keycheck"

@@ -17,6 +17,7 @@ import secrets
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .cipher import Decrypting, call, told
@@ -39,6 +40,15 @@ _SSH_KINDS = ("ssh-ed25519", "ssh-rsa")
 _AGE_LINE = re.compile(r"^AGE-(SECRET-KEY|PLUGIN)-", re.MULTILINE)
 
 
+@dataclass(frozen=True)
+class Identity:
+    """The text of a private key, or of several of one kind; where it is empty, why, and what to do."""
+
+    text: str = field(repr=False)
+    lacking: str = "no private key was given"
+    todo: str = "Give the private key (`identity`, `identity_file` or --identity-file)"
+
+
 class Key:
     """A private key, or several of one kind, that decrypt files. Its secret is in no message and no repr()."""
 
@@ -46,6 +56,8 @@ class Key:
     method = ""
     #: The public keys that belong to it, as far as they can be told.
     public: tuple[str, ...] = ()
+    #: Where it has no method: why, and what to do.
+    nothing = Identity("")
 
     def decrypt(self, path: Path) -> Decrypting:
         """The file's content to read; whether it is whole shows at the end.
@@ -55,8 +67,8 @@ class Key:
         method = method_of(path.name)
         if not self.method:
             raise LockedError(
-                f"{path.name} is encrypted with {method}, and no private key was given",
-                todo="Give the private key (`identity`, `identity_file` or --identity-file)",
+                f"{path.name} is encrypted with {method}, and {self.nothing.lacking}",
+                todo=self.nothing.todo,
             )
         if method != self.method:
             raise LockedError(
@@ -70,6 +82,13 @@ class Key:
 
     def __str__(self) -> str:
         return ", ".join(_shown(name) for name in self.public) or "one whose public key is not told"
+
+
+class NoKey(Key):
+    """None, which is told where one is needed."""
+
+    def __init__(self, nothing: Identity) -> None:
+        self.nothing = nothing
 
 
 class AgeKey(Key):
@@ -126,13 +145,14 @@ def new_age_key() -> AgeKey:
 
 
 @contextmanager
-def open_key(run: Run, text: str) -> Iterator[Key]:
-    """The key of a text: identities of age, a private key of SSH, or an armored private key of gpg; "" for none.
+def open_key(run: Run, identity: Identity) -> Iterator[Key]:
+    """The key of a text: identities of age, a private key of SSH, or an armored private key of gpg.
 
     :raises ConfigError: it is none that can be used here.
     """
+    text = identity.text
     if not text.strip():
-        yield Key()
+        yield NoKey(identity)
     elif "-----BEGIN PGP PRIVATE KEY BLOCK-----" in text:
         home = run.private_directory("gpg")
         try:
@@ -144,11 +164,11 @@ def open_key(run: Run, text: str) -> Iterator[Key]:
         yield _age_or_ssh_key(text)
 
 
-def identity_of(text: str, path: Path | None) -> str:
-    """The text of a private key that was given as it is, or as a file; "" when it was not.
+def identity_of(text: str, path: Path | None) -> Identity:
+    """A private key that was given as it is, or as a file, or not at all. That a file cannot be read is told where the key
+    is needed: not every set is encrypted.
 
     :raises ConfigError: both were given.
-    :raises HostError: the file cannot be read.
     """
     if text and path:
         raise ConfigError(
@@ -156,8 +176,11 @@ def identity_of(text: str, path: Path | None) -> str:
         )
     if path is None:
         # As read_text() does of a file.
-        return text.lstrip("\ufeff")
-    return read_text(path, "The private key")
+        return Identity(text.lstrip("\ufeff"))
+    try:
+        return Identity(read_text(path, "the private key"))
+    except HostError as error:
+        return Identity("", error.what, error.todo)
 
 
 def _age_or_ssh_key(text: str) -> Key:

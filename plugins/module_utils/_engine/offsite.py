@@ -10,9 +10,11 @@ import platform
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .background import Background
 from .errors import ConfigError, FiredrillError
 from .filenames import MANIFEST
 from .guide import GUIDE, guide
@@ -99,8 +101,8 @@ class _Copying:
         self._request = request
         self._ledger = ledger
         self._warnings: list[str] = []
-        #: What the check of a set's files here found, by its name: they are read once, however many targets there are.
-        self._checked: dict[str, FiredrillError | None] = {}
+        #: The check of a set's files here, by its name: they are read once, however many targets there are.
+        self._checks: dict[str, Background[FiredrillError | None]] = {}
 
     def report(self) -> Report:
         request = self._request
@@ -151,7 +153,7 @@ class _Copying:
         far: dict[str, FarSet] = {}
         try:
             store.connect()
-            self._read_newest(sets, target)
+            self._begin_newest(sets, target)
             with self._run.phase(f"list {target.name}"):
                 listing = store.listing()
                 far = {one.name: one for one in far_sets(listing)}
@@ -202,24 +204,23 @@ class _Copying:
         except FiredrillError as error:
             outcome.errors.append(str(error))
 
-    def _read_newest(self, sets: list[RecoverySet], target: OffsiteTarget) -> None:
-        """Checks what is going to be uploaded while the connection is made, unless it may never be made."""
+    def _begin_newest(self, sets: list[RecoverySet], target: OffsiteTarget) -> None:
+        """Checks what is going to be uploaded while the far end is asked what it has, unless that may never answer."""
         state = self._ledger.target(target.name)
         new = bool(sets) and sets[0].name not in state.copies
         if new and not self._request.check and not state.failing_since:
-            self._checked_here(sets[0])
+            self._begin_check(sets[0])
+
+    def _begin_check(self, recovery_set: RecoverySet) -> Background[FiredrillError | None]:
+        name = recovery_set.name
+        if name not in self._checks:
+            self._checks[name] = Background(partial(_damage_of, recovery_set))
+        return self._checks[name]
 
     def _checked_here(self, recovery_set: RecoverySet) -> FiredrillError | None:
         """What is wrong with the files of a set here."""
-        name = recovery_set.name
-        if name not in self._checked:
-            self._checked[name] = None
-            with self._run.phase("check set"):
-                try:
-                    recovery_set.check_files()
-                except FiredrillError as error:
-                    self._checked[name] = error
-        return self._checked[name]
+        with self._run.phase("check set"):
+            return self._begin_check(recovery_set).result()
 
     def _look_for_losses(
         self, store: Store, far: dict[str, FarSet], sets: list[RecoverySet], outcome: _Outcome
@@ -276,6 +277,7 @@ class _Copying:
             return
         known = bool(copy and copy.state == CONFIRMED)
         came_back_damaged = bool(copy and copy.state == DAMAGED)
+        damage = None
         try:
             if known and self._is_there(store, manifest, found):
                 return
@@ -303,7 +305,7 @@ class _Copying:
         except FiredrillError as error:
             outcome.missing.append(name)
             outcome.errors.append(str(error))
-            outcome.failures += error is not self._checked.get(name)
+            outcome.failures += error is not damage
             if known and not self._request.check:
                 with suppress(FiredrillError):
                     self._ledger.missed(name, store.name, LOST, utc_now())
@@ -330,3 +332,11 @@ class _Copying:
         return store.size(f"{manifest.name}{MANIFEST}") is not None and all(
             store.size(name) == size for name, size in names.items()
         )
+
+
+def _damage_of(recovery_set: RecoverySet) -> FiredrillError | None:
+    try:
+        recovery_set.check_files()
+    except FiredrillError as error:
+        return error
+    return None

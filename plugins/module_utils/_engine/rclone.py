@@ -10,11 +10,12 @@ import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
+from .background import Background
 from .errors import OffsiteError
 from .host_programs import run_program
 from .manifest import FileEntry
@@ -26,6 +27,10 @@ from .targets import RcloneTarget
 _NOT_THERE = (3, 4)
 #: What far ends compute and Python knows, the better one first.
 _HASHES = ("sha256", "sha1", "md5")
+#: The same, the quicker one first, for a far end that reads the file to answer: without instructions for it, or where
+#: its programs do not use them, SHA-256 takes four times as long as MD5. This is about accidents on the way; whatever
+#: comes back is held against the SHA-256 in the manifest.
+_QUICK_HASHES = tuple(reversed(_HASHES))
 #: Larger files go up in pieces in most object stores, and the hash of the whole is then only what the sender said,
 #: unless the far end reads the file when it is asked.
 _WHOLE_BYTES = 200_000_000
@@ -91,13 +96,12 @@ class RcloneStore(Store):
             if kind and (self._reads or entry.bytes <= _WHOLE_BYTES)
         ]
         # Both ends read the files at the same time.
-        with ThreadPoolExecutor(1) as pool:
-            own = {
-                entry.name: pool.submit(_digest_of, path, entry, kind)
-                for path, entry in files.items()
-                if entry in asked
-            }
-            shown = {entry.name: self._hash_of(entry.name, kind) for entry in asked}
+        own = {
+            entry.name: Background(partial(_digest_of, path, entry, kind))
+            for path, entry in files.items()
+            if entry in asked
+        }
+        shown = {entry.name: self._hash_of(entry.name, kind) for entry in asked}
         return {
             entry.name: self._proof(entry, kind, own[entry.name], shown[entry.name])
             if entry in asked
@@ -105,7 +109,7 @@ class RcloneStore(Store):
             for entry in files.values()
         }
 
-    def _proof(self, entry: FileEntry, kind: str, own: Future[str], shown: _Shown) -> str:
+    def _proof(self, entry: FileEntry, kind: str, own: Background[str], shown: _Shown) -> str:
         if shown.bytes != entry.bytes:
             return ""
         if not shown.digest:
@@ -192,7 +196,8 @@ class RcloneStore(Store):
             can = told.get("Features") or {}
             # Only what reads the file is slow: over SFTP, say. A remote upon another one may have remembered it.
             self._reads = bool(can.get("SlowHash")) and not can.get("UnWrap")
-            self._hash = next((kind for kind in _HASHES if kind in (told.get("Hashes") or ())), "")
+            kinds = _QUICK_HASHES if self._reads else _HASHES
+            self._hash = next((kind for kind in kinds if kind in (told.get("Hashes") or ())), "")
         return self._hash
 
     def _hash_of(self, name: str, kind: str) -> _Shown:

@@ -314,7 +314,11 @@ def _forecast(work: Restoration, plan: Plan) -> Report:
 
 
 def _forecast_far(work: Restoration, recovery_set: RecoverySet) -> Report:
-    """Nothing but the manifest was downloaded, so nothing else was looked at."""
+    """Nothing but the manifest was downloaded, so of the set nothing else was looked at."""
+    with work.access.server.maintenance(work.database) as session:
+        is_live = database_oid(session, work.database) is not None
+    if is_live and work.request.wants_safety_dump:
+        work.prepare_safety_dump()
     manifest = recovery_set.require_manifest()
     size = human_bytes(sum(entry.bytes for entry in manifest.entries))
     return _outcome(

@@ -131,7 +131,7 @@ class _Verification:
                 return "partial", (
                     f"{self._set.path}: "
                     + ("sizes and checksums are right" if manifest else self._set.problem)
-                    + f". It is encrypted with {method} and no private key was given: whether it can be opened, "
+                    + f". It is encrypted with {method}, and {self._key.nothing.lacking}: whether it can be opened, "
                     "reads to its end and holds every table was not checked"
                 )
             with self._run.phase("unseal"):
