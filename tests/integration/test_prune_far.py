@@ -180,6 +180,33 @@ def test_while_the_newest_backup_failed_or_lost_rows_no_copy_goes(place: Place) 
     assert removed(place.prune()) == {names[40], names[35]}
 
 
+def leave(place: Place, *names: str) -> None:
+    """Sets that go here, and stay at the target."""
+    for name in names:
+        for file in place.here.glob(f"{name}*"):
+            file.unlink()
+
+
+def test_after_a_pause_the_target_keeps_its_copies_as_long_as_it_says_though_sets_here_go_sooner(
+    place: Place,
+) -> None:
+    """The host was off for two months; the sets from before went here after a week."""
+    names = place.sets({70: 7, 69: 7, 68: 7, 8: 7, 5: 7, 1: 7})
+    leave(place, names[70], names[69], names[68])
+    report = place.prune()
+    assert removed(report) == set()
+    assert "there was no backup for 60 d" in report.warnings[0]
+
+
+def test_an_old_set_that_stays_here_alone_is_no_pause(place: Place) -> None:
+    """It passed the last drill, or is that of a year."""
+    names = place.sets({200: 7, 50: 7, 40: 7, 25: 7, 15: 7, 5: 7, 1: 7})
+    leave(place, *(names[days] for days in (50, 40, 25, 15)))
+    report = place.prune()
+    assert removed(report) == {names[200], names[50], names[40]}
+    assert report.warnings == []
+
+
 @pytest.mark.slow
 def test_a_removal_that_was_cut_off_is_ended_and_then_forgotten(place: Place) -> None:
     names = place.sets({40: 7, 1: 7})

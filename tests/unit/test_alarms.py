@@ -151,6 +151,22 @@ def test_a_drill_that_breaks_another_promise_is_another_problem(
     assert problems(3, "all paid", "it is 9") != first
 
 
+@pytest.mark.parametrize(
+    ("verdict", "reason"),
+    [("backup_bad", "its dump is damaged"), ("environment", "there is no room on this host")],
+)
+def test_what_ended_a_drill_before_any_check_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, reason: str
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    section = replace(parse_config(settings(), Path("/c.yml")).sections["shop"], directory=tmp_path)
+    entry = {"action": "drill", "database": "shop", "verdict": verdict, "checks": []}
+    at = "2026-02-01T03:30:00Z"
+    (tmp_path / LOG_NAME).write_text(json.dumps({**entry, "at": at, "reason": reason}) + "\n")
+    (found,) = standings([section], None, utc_now())
+    assert any(reason in problem.words for problem in found.problems)
+
+
 def test_the_end_of_the_last_problem_is_told() -> None:
     notice = notice_of(("x",), [], name="shop", host="pi4")
     assert notice
@@ -158,7 +174,7 @@ def test_the_end_of_the_last_problem_is_told() -> None:
 
 
 def test_what_was_told_survives_the_run_and_a_damaged_file_says_nothing(tmp_path: Path) -> None:
-    told = Told({"x": ("a",)}, {"backup": ("fail", "why")}, "made", "since then: why")
+    told = Told({"x": ("a",)}, {"backup": ("fail", "why")}, "made", "since then: why", "shop_1")
     told.write(tmp_path, "odd name/$(x)")
     assert Told.read(tmp_path, "odd name/$(x)") == told
     (file,) = tmp_path.iterdir()

@@ -39,7 +39,12 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
     HostError,
     ToolError,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.ledger import (
+    CONFIRMED,
+    Copy,
+    Ledger,
+)
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report, iso
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.monitor import (
     Monitor,
     _verdict,
@@ -100,10 +105,10 @@ def test_a_failure_is_noted_and_sent_as_others_may_hear_it(tmp_path: Path) -> No
 # -- offsite copies --------------------------------------------------------------------------------
 
 
-def section(*targets: str) -> Section:
+def section(*targets: str, directory: Path = Path("/b")) -> Section:
     """One database with offsite targets of those names."""
     content = {
-        "backup_dir": "/b",
+        "backup_dir": str(directory),
         "databases": {"shop": {"container": "c"}},
         "offsite": {name: {"type": "rclone", "remote": f"{name}:x"} for name in targets},
     }
@@ -117,36 +122,75 @@ def earned(
     monitor = Monitor(Alarms(), [of], None, [of])
     for action, outcome in runs:
         monitor.ended(action, of.name, outcome)
-    pings, waits = monitor._earned(of, Told(owed=owed))
+    pings, waits, unused_set = monitor._earned(of, Told(owed=owed, owed_set=SET))
     return {job: kind for job, (kind, unused_words) in pings.items()}, waits
 
 
-def ended(action: str, verdict: str = "") -> Outcome:
-    return success(Report(action, changed=True, msg=f"{action} done", verdict=verdict))
+def ended(action: str, verdict: str = "", set_name: str = "") -> Outcome:
+    msg = f"{action} done"
+    return success(Report(action, changed=True, msg=msg, verdict=verdict, set_name=set_name))
 
 
-MADE, COPIED, NOT_COPIED = ended("backup"), ended("copy"), ended("copy", NOT_OFFSITE)
+SET = "shop_20260219_020000"
+MADE, COPIED = ended("backup", set_name=SET), ended("copy")
+NOT_COPIED = ended("copy", NOT_OFFSITE)
+
+
+def copied(directory: Path, name: str = SET, target: str = "nas") -> None:
+    """A target has a set, and everything else."""
+    ledger = Ledger(directory, "shop")
+    ledger.note(name, target, Copy(CONFIRMED, iso(RIGHT)))
+    ledger.succeeded(target, RIGHT)
 
 
 @pytest.mark.parametrize("last", [COPIED, NOT_COPIED, BUSY])
 def test_the_success_of_a_backup_waits_for_its_copies_whatever_becomes_of_them(
-    last: Outcome,
+    last: Outcome, tmp_path: Path
 ) -> None:
-    place = section("nas")
+    place = section("nas", directory=tmp_path)
     pings, owed = earned(place, [("backup", MADE)])
     assert (pings, owed) == ({"backup": "log"}, "backup done")
+    if last is COPIED:
+        copied(tmp_path)
     later, still = earned(place, [("copy", last)], owed)
     expected = {id(COPIED): {"backup": ""}, id(NOT_COPIED): {"backup": "fail"}, id(BUSY): {}}
     assert later == expected[id(last)]
     assert still == ("" if last is COPIED else owed)
 
 
-def test_backup_and_copies_in_one_run_earn_one_ping() -> None:
-    assert earned(section("nas"), [("backup", MADE), ("copy", COPIED)]) == ({"backup": ""}, "")
-    assert earned(section("nas"), [("backup", MADE), ("copy", NOT_COPIED)]) == (
+def test_backup_and_copies_in_one_run_earn_one_ping(tmp_path: Path) -> None:
+    place = section("nas", directory=tmp_path)
+    assert earned(place, [("backup", MADE), ("copy", NOT_COPIED)]) == (
         {"backup": "fail"},
         "backup done",
     )
+    copied(tmp_path)
+    assert earned(place, [("backup", MADE), ("copy", COPIED)]) == ({"backup": ""}, "")
+
+
+def test_copies_of_older_sets_are_no_success_of_a_backup_that_was_made_meanwhile(
+    tmp_path: Path,
+) -> None:
+    """They were begun before it, and end after it."""
+    place = section("nas", "friend", directory=tmp_path)
+    for target in ("nas", "friend"):
+        copied(tmp_path, "shop_20260218_020000", target)
+    assert earned(place, [("copy", COPIED)], "made") == ({}, "made")
+    copied(tmp_path, SET, "nas")
+    assert earned(place, [("copy", COPIED)], "made") == ({}, "made")
+    copied(tmp_path, SET, "friend")
+    assert earned(place, [("copy", COPIED)], "made") == ({"backup": ""}, "")
+
+
+def test_copies_that_another_made_are_a_success_when_the_target_lacks_nothing(
+    tmp_path: Path,
+) -> None:
+    place = section("nas", directory=tmp_path)
+    copied(tmp_path)
+    Ledger(tmp_path, "shop").failed("nas", "no room", RIGHT)
+    assert earned(place, [], "made") == ({}, "made")
+    Ledger(tmp_path, "shop").succeeded("nas", RIGHT)
+    assert earned(place, [], "made") == ({"backup": ""}, "")
 
 
 def test_without_targets_a_backup_is_a_success_by_itself() -> None:
@@ -351,6 +395,60 @@ def test_a_success_that_could_not_be_delivered_is_not_sent_as_that_of_the_next_r
     assert sent == [("", "made")]
     host.monitor().close()
     assert len(sent) == 1
+
+
+@pytest.fixture
+def pings(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The pings of a host with an offsite target, each with the last part of its URL and its kind."""
+    content = json.loads(host.settings.read_text())
+    for job in ("ping_url", "drill_ping_url"):
+        content["databases"]["shop"][job] = f"http://127.0.0.1:1/{job}"
+    content["offsite"] = {"nas": {"type": "rclone", "remote": "nas:x"}}
+    host.settings.write_text(json.dumps(content))
+    sent: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        monitor, "ping", lambda url, kind, body: sent.append((url.rpartition("/")[2], kind))
+    )
+    return sent
+
+
+def test_what_has_ended_is_told_before_copies_are_made_which_may_take_days(
+    host: Host, pings: list[tuple[str, str]]
+) -> None:
+    first = host.monitor()
+    first.ended("backup", "shop", MADE)
+    first.ended("drill", "shop", ended("drill", "backup_bad"))
+    first.begin("copy", "shop")
+    assert pings == [("ping_url", "log"), ("drill_ping_url", "fail")]
+    assert host.heard() == []
+    # The next night's backup fails meanwhile, and what is said after it is no success of the night before.
+    second = host.monitor()
+    second.ended("backup", "shop", FAILED)
+    second.close()
+    copied(host.sets)
+    first.ended("copy", "shop", COPIED)
+    first.close()
+    assert pings[2:] == [("ping_url", "fail")]
+
+
+def test_the_success_of_the_night_follows_the_copies_of_that_night(
+    host: Host, pings: list[tuple[str, str]]
+) -> None:
+    first, second = host.monitor(), host.monitor()
+    first.begin("copy", "shop")
+    second.ended("backup", "shop", MADE)
+    second.close()
+    first.ended("copy", "shop", COPIED)
+    first.close()
+    assert pings == [("ping_url", "log")]
+    third = host.monitor()
+    third.begin("copy", "shop")
+    copied(host.sets)
+    third.ended("copy", "shop", COPIED)
+    third.close()
+    assert pings[1:] == [("ping_url", "")]
+    host.monitor().close()
+    assert len(pings) == 2
 
 
 @pytest.fixture

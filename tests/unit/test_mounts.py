@@ -310,6 +310,7 @@ def test_what_was_tried_and_told_is_known_while_the_disk_is_away_and_afterwards(
         "pings": {},
         "owed": "",
         "lost": "",
+        "owed_set": "",
     }
 
 

@@ -122,3 +122,27 @@ def test_a_backup_whose_process_is_gone_is_missing(
     monkeypatch.setattr(of_attempts, "owner_mark", lambda: "another-boot/1/1")
     Attempts(tmp_path, "shop").begin("backup", slot, slot)
     assert "is missing" in told(tmp_path, schedule)
+
+
+def test_a_backup_that_waits_for_that_of_another_database_is_not_missing(tmp_path: Path) -> None:
+    settings = {"container": "none", "database": "shop"}
+    sections = [Section(name, tmp_path / name, settings) for name in ("wiki", "shop")]
+    for section in sections:
+        section.directory.mkdir()
+        lay_out(section.directory, created=hours_ago(40), host=platform.node())
+    schedule = Schedule()
+    slot = schedule.last_backup(hours_ago(2))
+    wiki, shop = (Attempts(section.directory, section.database) for section in sections)
+
+    def missing(now: datetime = NOW) -> set[str]:
+        rows = status_rows(sections, schedule, now)
+        return {row["name"] for row in rows if "is missing" in "\n".join(row["problems"])}
+
+    assert missing() == {"wiki", "shop"}
+    wiki.begin("backup", slot, slot)
+    assert missing() == set()
+    # One that has failed does not wait for its first turn; and nobody waits for a whole day.
+    shop.begin("backup", slot, slot)
+    shop.end("backup", "no disk")
+    assert missing() == {"shop"}
+    assert missing(NOW + timedelta(days=1)) == {"wiki", "shop"}

@@ -71,13 +71,14 @@ class Told:
     not be delivered yet.
 
     `pings` holds, by job, the kind and the text of a ping that is still to be sent; `owed` is the text of a success that
-    waits for the copies of its set; `lost` says since when a message could not be delivered, and why.
+    waits for the copies of the set `owed_set`; `lost` says since when a message could not be delivered, and why.
     """
 
     problems: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pings: dict[str, tuple[str, str]] = field(default_factory=dict)
     owed: str = ""
     lost: str = ""
+    owed_set: str = ""
 
     @staticmethod
     def read(directory: Path, database: str) -> Told:
@@ -98,6 +99,7 @@ class Told:
             known,
             str(found.get("owed") or ""),
             str(found.get("lost") or ""),
+            str(found.get("owed_set") or ""),
         )
 
     def write(self, directory: Path, database: str) -> None:

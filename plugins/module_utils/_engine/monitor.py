@@ -10,8 +10,10 @@ Nothing here may harm a backup: what cannot be delivered is said as a warning, k
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
+from typing import Callable
 
 from . import metrics
 from .alarms import Alarms, Told, notice_of
@@ -19,11 +21,12 @@ from .attempts import Attempts
 from .clock import doubt
 from .config import Section
 from .errors import ConfigError, FiredrillError, HostError
+from .ledger import Ledger, unconfirmed
 from .model import Problem, Report, iso, utc_now
 from .notices import addresses, notify
 from .outcomes import BUSY, OK, Outcome
 from .pings import FAIL, LOG, START, SUCCESS, ping
-from .run import telling
+from .run import owner_lives, telling
 from .schedule import Schedule
 from .status import CLOCK, UNDELIVERED, as_rows, standings
 
@@ -51,6 +54,8 @@ class Monitor:
         self._every = every if alarms.metrics_dir else sections
         self._schedule = schedule
         self._ends: dict[tuple[str, str], tuple[str, str]] = {}
+        #: The set that a backup has made, by the name of its database.
+        self._made: dict[str, str] = {}
         self._warnings: list[str] = []
 
     def begin(self, action: str, name: str) -> None:
@@ -58,24 +63,38 @@ class Monitor:
         section = self._sections.get(name)
         if section and action in _PINGED:
             self._ping(section, action, START, "")
+        if action == "copy" and self._ends:
+            # It may take days, in which others back up, drill and tell.
+            self._in_turn(self._tell_ends)
 
     def ended(self, action: str, name: str, outcome: Outcome) -> None:
         """A run has ended."""
         if action in (*_PINGED, "copy"):
             self._ends[name, action] = _verdict(outcome)
+        if action == "backup":
+            self._made[name] = outcome.report.set_name if outcome.report else ""
 
     def close(self) -> list[str]:
         """Tells what there is to tell; returns what could not be delivered, as warnings."""
+        self._in_turn(self._tell_all)
+        return list(dict.fromkeys(self._warnings))
+
+    def _in_turn(self, tell: Callable[[datetime], None]) -> None:
         try:
             # Two that tell at once would say the same twice, and each forget what the other could not deliver.
             with telling(_TURN_S):
-                self._tell_all(utc_now())
+                tell(utc_now())
         except (FiredrillError, OSError) as error:
             why = error.what if isinstance(error, FiredrillError) else str(error)
             self._warnings.append(
                 f"Nobody was told of this run: {why}; the next one tells how things stand"
             )
-        return list(dict.fromkeys(self._warnings))
+
+    def _tell_ends(self, now: datetime) -> None:
+        """The pings alone: how things stand is told when all is done."""
+        for section in self._sections.values():
+            before = Told.read(section.directory, section.database)
+            self._note(section, before, self._send(section, before))
 
     def _tell_all(self, now: datetime) -> None:
         found = standings(self._every, self._schedule, now)
@@ -92,56 +111,75 @@ class Monitor:
 
     def _tell(self, section: Section, problems: Iterable[Problem], now: datetime) -> None:
         before = Told.read(section.directory, section.database)
-        ends, owed = self._earned(section, before)
+        sent = self._send(section, before)
+        told, why = self._notify(section, before, problems, is_set=not doubt(now, None))
+        since = "while the clock was not set" if doubt(now, None) else f"since {iso(now)}"
+        lost = "" if not why else before.lost or f"{since}: {why}"
+        self._note(section, before, replace(sent, problems=told, lost=lost))
+
+    def _send(self, section: Section, before: Told) -> Told:
+        """Sends the pings that are due; returns what is known with those that did not arrive."""
+        ends, owed, owed_set = self._earned(section, before)
         news = {job: one for job, one in ends.items() if one[0] != LOG}
         # What is only a remark takes the place of no success and no failure that is still to be delivered.
         pending = {**ends, **before.pings, **news}
         pings = {
             job: one
             for job, one in pending.items()
-            if self._is_overtaken(section, job, one, ends) or not self._ping(section, job, *one)
+            if self._is_overtaken(section, job, one) or not self._ping(section, job, *one)
         }
-        told, why = self._notify(section, before, problems, is_set=not doubt(now, None))
-        since = "while the clock was not set" if doubt(now, None) else f"since {iso(now)}"
-        lost = "" if not why else before.lost or f"{since}: {why}"
-        after = Told(told, pings, owed, lost)
-        if after == before:
-            return
+        return replace(before, pings=pings, owed=owed, owed_set=owed_set)
+
+    def _note(self, section: Section, before: Told, after: Told) -> None:
         try:
-            after.write(section.directory, section.database)
+            if after != before:
+                after.write(section.directory, section.database)
         except OSError as error:
             self._warnings.append(
                 f"{section.name}: what was told could not be noted in {section.directory}: {error.strerror}; "
                 "it is told again at the next run"
             )
+            return
+        self._ends = {key: end for key, end in self._ends.items() if key[0] != section.name}
 
-    @staticmethod
-    def _is_overtaken(
-        section: Section, job: str, one: tuple[str, str], ends: Mapping[str, tuple[str, str]]
-    ) -> bool:
+    def _is_overtaken(self, section: Section, job: str, one: tuple[str, str]) -> bool:
         """Whether it is a success from before, and the next try has begun: it would be taken for that of the next."""
+        if one[0] != SUCCESS or (section.name, job) in self._ends:
+            return False
         attempt = Attempts(section.directory, section.database).latest(job)
-        return one[0] == SUCCESS and job not in ends and bool(attempt and not attempt.ended)
+        return bool(attempt and not attempt.ended and owner_lives(attempt.owner))
 
-    def _earned(self, section: Section, before: Told) -> tuple[dict[str, tuple[str, str]], str]:
-        """The pings that the runs have earned, by job, and the success that waits for copies of its set."""
+    def _earned(
+        self, section: Section, before: Told
+    ) -> tuple[dict[str, tuple[str, str]], str, str]:
+        """The pings that the runs have earned, by job, and the success that waits for copies of its set, with that set."""
         ends = {job: end for (name, job), end in self._ends.items() if name == section.name}
         made, copied = ends.get("backup"), ends.pop("copy", None)
-        if made is None or made[0] == LOG:
-            owed = before.owed
-        else:
-            owed = made[1] if made[0] == SUCCESS else ""
+        owed, owed_set = before.owed, before.owed_set
+        if made and made[0] != LOG:
+            owed, owed_set = (made[1], self._made[section.name]) if made[0] == SUCCESS else ("", "")
         if not section.offsite.targets or not owed:
-            return ends, ""
-        if copied is None or copied[0] == LOG:
-            if made and made[0] == SUCCESS:
-                ends["backup"] = (LOG, f"{owed}\nIts copies are still to be made.")
-            return ends, owed
-        if copied[0] == SUCCESS:
-            ends["backup"] = (SUCCESS, f"{owed}\n{copied[1]}")
-            return ends, ""
-        ends["backup"] = (FAIL, f"{owed}\n{copied[1]}")
-        return ends, owed
+            return ends, "", ""
+        if copied and copied[0] == FAIL:
+            ends["backup"] = (FAIL, f"{owed}\n{copied[1]}")
+        elif self._is_copied(section, owed_set):
+            # Whoever made the copies: those of another run may have been of older sets.
+            names = ", ".join(section.offsite.names)
+            words = copied[1] if copied else f"Its copies are at {names}."
+            ends["backup"] = (SUCCESS, f"{owed}\n{words}")
+            return ends, "", ""
+        elif made and made[0] == SUCCESS:
+            ends["backup"] = (LOG, f"{owed}\nIts copies are still to be made.")
+        return ends, owed, owed_set
+
+    @staticmethod
+    def _is_copied(section: Section, set_name: str) -> bool:
+        """Whether each target has that set, and everything else that it was to be given."""
+        where = section.directory, section.database
+        targets = section.offsite.names
+        known = Ledger(*where).targets()
+        failing = any(known[name].failing_since for name in targets if name in known)
+        return not failing and not unconfirmed(*where, [set_name], targets)[set_name]
 
     def _ping(self, section: Section, job: str, kind: str, body: str) -> bool:
         """Whether it has arrived, or nobody wants it."""

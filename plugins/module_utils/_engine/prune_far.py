@@ -115,7 +115,7 @@ class _Pruning:
         hold = (
             self._hold
             or reason_of_loss(known, self._now, self._acknowledgement.until())
-            or find_gap(self._known or known, target.retention, self._now)
+            or find_gap(self._made(known, copies), target.retention, self._now)
         )
         decisions = decide(known, target.retention, self._now, hold=hold)
         if hold:
@@ -139,6 +139,13 @@ class _Pruning:
             for one in far.values()
             if not one.has_manifest and not _was_removed(copies.get(one.name))
         ]
+
+    def _made(self, known: list[Candidate], copies: Mapping[str, Copy]) -> list[Candidate]:
+        """The backups that this host is known to have made: of a time longer than sets stay here the copies tell, and of one
+        whose copies were not made the sets that are here."""
+        here = {one.name for one in self._known}
+        far = [one for one in known if one.name in copies and one.name not in here]
+        return [*self._known, *far] or known
 
     def _candidate(self, far: FarSet, target: str, copy: Copy | None) -> Candidate:
         """A copy as retention judges it. What was not confirmed, or is not all there now, is not known to be one."""

@@ -36,7 +36,8 @@ _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 @dataclass(frozen=True)
 class Drill:
     """The last drill in a throwaway server of the newest set that was drilled: one of an older set, by hand, says nothing of
-    what the newer one was found to be. `broken` says which of its promises were not kept, `culprits` only names them."""
+    what the newer one was found to be. `broken` says which of its promises were not kept, or what ended it before they could be
+    looked at; `culprits` only names the checks."""
 
     verdict: str
     at: datetime
@@ -181,8 +182,11 @@ def _last_drill(entries: list[dict[str, Any]], now: datetime) -> Drill | None:
             at = parse_time(str(entry.get("at", "")))
             name, verdict = str(entry.get("set_name", "")), str(entry.get("verdict", ""))
             broken = _broken(entry)
-            words = "; ".join(f"{label}: {reason}" for label, reason in broken)[:_LONGEST]
-            return Drill(verdict, at, name, words, tuple(label for label, unused_reason in broken))
+            # What ended it early is told by no check.
+            words = str(entry.get("reason") or "")
+            words = words or "; ".join(f"{label}: {reason}" for label, reason in broken)
+            culprits = tuple(label for label, unused_reason in broken)
+            return Drill(verdict, at, name, words[:_LONGEST], culprits)
     return None
 
 

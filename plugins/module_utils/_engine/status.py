@@ -14,6 +14,7 @@ from typing import Any
 
 from . import clock
 from .alarms import Told
+from .attempts import Attempts
 from .config import Section
 from .containers import Containers
 from .errors import FiredrillError
@@ -67,10 +68,26 @@ def standings(
     sections: Iterable[Section], schedule: Schedule | None, now: datetime
 ) -> list[Standing]:
     """How each database stands. Nothing is changed, no server is asked."""
-    return [_standing(section, schedule, now) for section in sections]
+    listed = list(sections)
+    making = schedule is not None and any(_is_making(one, schedule, now) for one in listed)
+    return [_standing(section, schedule, now, making=making) for section in listed]
 
 
-def _standing(section: Section, schedule: Schedule | None, now: datetime) -> Standing:
+def _is_making(section: Section, schedule: Schedule, now: datetime) -> bool:
+    """Whether the backup that would be missing by now is being made."""
+    attempt = Attempts(section.directory, section.database).latest("backup")
+    return bool(attempt and attempt.is_under_way(_wanted(schedule, now), now))
+
+
+def _wanted(schedule: Schedule, now: datetime) -> datetime:
+    """The moment of the schedule whose backup is to be there by now."""
+    return schedule.last_backup(now - timedelta(seconds=_GRACE_S))
+
+
+def _standing(
+    section: Section, schedule: Schedule | None, now: datetime, *, making: bool
+) -> Standing:
+    """:param making: whether the backup of one of the databases is being made; the others have their turn after it."""
     problems: list[Problem] = []
     state, free = State(), None
     try:
@@ -82,7 +99,7 @@ def _standing(section: Section, schedule: Schedule | None, now: datetime) -> Sta
     newest, drill = state.newest, state.last_drill
     doubt = clock.doubt(now, None)
     problems += [Problem(CLOCK, doubt)] if doubt else []
-    problems += _of_sets(state, schedule, now) if not problems else []
+    problems += _of_sets(state, schedule, now, making=making) if not problems else []
     problems += _of_rows(section, state, now)
     problems += _of_drills(state, schedule, now)
     problems += key_problems(section.directory, section.database, newest, now)
@@ -135,7 +152,9 @@ def _standing(section: Section, schedule: Schedule | None, now: datetime) -> Sta
     return Standing(section.name, known, tuple(problems))
 
 
-def _of_sets(state: State, schedule: Schedule | None, now: datetime) -> list[Problem]:
+def _of_sets(
+    state: State, schedule: Schedule | None, now: datetime, *, making: bool
+) -> list[Problem]:
     found = []
     # Those of a host that this one replaces count until it has its own.
     at = state.own_at or state.newest_at
@@ -148,10 +167,9 @@ def _of_sets(state: State, schedule: Schedule | None, now: datetime) -> list[Pro
     if at is None:
         found.append(Problem("no-set", "there is no complete set"))
     elif schedule:
-        slot = schedule.last_backup(now - timedelta(seconds=_GRACE_S))
+        slot = _wanted(schedule, now)
         # A large one takes longer than that; one that is tried again is missing until it is there.
-        making = bool(attempt and not failed and attempt.is_under_way(slot, now))
-        if at < slot and not making:
+        if at < slot and not (making and not failed):
             words = f"no backup since {iso(at)}: that of {iso(slot)} is missing"
             found.append(Problem("backup-missing", words))
     elif (now - at).total_seconds() > _OLDEST_S:
