@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 from restoring import PROPERTIES, Names, logs_in, properties
-from servers import RICH, Postgres, await_that, docker, remove, start_postgres
+from servers import (
+    LABEL,
+    RICH,
+    Postgres,
+    await_final_server,
+    await_that,
+    docker,
+    remove,
+    start_postgres,
+)
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import Report
 
@@ -236,3 +245,37 @@ def test_the_forecast_for_a_fresh_cluster_drops_nothing_and_says_what_it_keeps(
     assert "beside the live database" in report.msg
     assert f'database "{name}" holds data already' in " ".join(report.warnings)
     assert prepared.sql("SELECT seed FROM users", name) == "of the init directory"
+
+
+def test_a_set_that_was_restored_before_its_cluster_was_lost_is_restored_anew(
+    postgres: Postgres, image: str, sets: Path
+) -> None:
+    database = postgres.create(content="CREATE TABLE t AS SELECT generate_series(1, 9) AS n")
+    postgres.backup(sets, database)
+    oid = f"SELECT oid FROM pg_database WHERE datname = '{database}'"
+    lost = start_postgres(image)
+    try:
+        assert lost.restore(sets, database, source="latest").changed
+        before = lost.sql(oid)
+        # Its volume goes, as with `docker compose down --volumes`, and a new server makes an empty database of that name.
+        remove(lost.name)
+        settings = ["-e", "POSTGRES_PASSWORD=x", "-e", f"POSTGRES_DB={database}"]
+        docker(
+            "run",
+            "-d",
+            "--name",
+            lost.name,
+            "--label",
+            LABEL,
+            "--network",
+            "none",
+            *settings,
+            image,
+        )
+        await_final_server(lost)
+        assert lost.sql(oid) == before
+        assert lost.restore(sets, database, source="latest").changed
+        assert lost.sql("SELECT count(*) FROM t", database) == "9"
+        assert not lost.restore(sets, database, source="latest").changed
+    finally:
+        remove(lost.name)

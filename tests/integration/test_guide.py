@@ -153,6 +153,21 @@ def test_the_guide_leaves_a_role_that_is_there_as_it_is(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("owner")
+def test_a_database_that_a_new_server_has_made_goes_by_the_command_that_the_guide_names(
+    postgres: Postgres, sets: Path, rescue: Rescue
+) -> None:
+    database = postgres.create(ODD, "CREATE TABLE t AS SELECT generate_series(1, 9) AS n")
+    postgres.backup(sets, database)
+    first, server, *others = commands(sets / "RECOVERY.md")
+    rescue.run([first, server])
+    rescue.server.create(database, "CREATE TABLE of_the_image (n int)")
+    (drop,) = re.findall(r"`(docker exec [^`]* dropdb [^`]*)`", (sets / "RECOVERY.md").read_text())
+    rescue.run([first, drop, *others])
+    rescue.assert_equal(manifest_of(sets))
+
+
+@pytest.mark.slow
 def test_a_set_without_globals_gets_its_roles_without_passwords(
     postgres: Postgres, sets: Path, rescue: Rescue, owner: str
 ) -> None:

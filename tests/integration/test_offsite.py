@@ -358,8 +358,13 @@ def test_a_set_that_is_damaged_here_does_not_go_up(
         file.write(b"\0" * 100)
     report = copy(sets, target)
     assert report.verdict == "not_offsite"
-    assert "is damaged" in told(report)["rsync"]["error"]
+    words = told(report)["rsync"]["error"]
+    assert "is damaged" in words
+    assert f"remove all files of {made}" in words
     assert store(target).listing() == {}
+    for path in sets.glob(f"{made}.*"):
+        path.unlink()
+    assert copy(sets, target).verdict == ""
 
 
 @pytest.mark.slow

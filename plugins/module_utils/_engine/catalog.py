@@ -28,6 +28,14 @@ _DROP_ATTEMPTS = 4
 _DATABASE_PRIVILEGES = ("CONNECT", "CREATE", "TEMPORARY")
 
 
+def cluster_identifier(session: Session) -> str:
+    """What tells a cluster from every other one, however often its container is made anew; "" where nobody is told."""
+    try:
+        return str(session.value("SELECT system_identifier FROM pg_control_system()"))
+    except ServerError:
+        return ""
+
+
 def database_oid(session: Session, name: str) -> int | None:
     """The OID of a database, None when there is none of that name."""
     found = session.value("SELECT oid::int8 FROM pg_database WHERE datname = %s", name)

@@ -56,6 +56,12 @@ SELECT format('SELECT %L, count(*) FROM ONLY %I.%I', n.nspname || '.' || c.relna
                     AND d.objid = c.oid AND d.deptype = 'e')
  ORDER BY n.nspname, c.relname \\gexec"""
 
+#: A person types it, and only after a look: nothing that runs by itself may drop a database.
+_DROP = (
+    " One that the start of a new server has made, and in which nobody misses anything, goes with "
+    '`docker exec "$CONTAINER" dropdb --username="$SUPERUSER" -- "$DATABASE"`.'
+)
+
 _ONLY_MISSING = """\
 awk 'BEGIN { n = split(ENVIRON["EXISTING"], known, "\\n") }
      { for (i = 1; i <= n; i++)
@@ -248,8 +254,8 @@ class _Chapter:
         return self._step(
             "Restore",
             *lines,
-            words="The database must not be there yet: drop an empty one that the image has made. It is created as it was, with its "
-            "owner, encoding, locale, grants and settings.",
+            words="The database is created as it was, with its owner, encoding, locale, grants and settings, and must not be there "
+            f"yet.{_DROP if self._manifest.database != 'postgres' else ''}",
         )
 
     def _check(self) -> list[str]:

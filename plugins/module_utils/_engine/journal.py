@@ -43,6 +43,8 @@ class Entry:
     stopped: tuple[str, ...] = ()
     seconds: float = 0.0
     reason: str = ""
+    #: In which cluster the OIDs mean something; "" where nobody knows.
+    cluster: str = ""
     #: Whose run it is: hosts may share a directory, and not know it.
     host: str = ""
 

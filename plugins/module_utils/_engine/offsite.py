@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .background import Background
-from .errors import ConfigError, FiredrillError
+from .errors import ConfigError, FiredrillError, SetError
 from .filenames import MANIFEST
 from .guide import GUIDE, guide
 from .ledger import CONFIRMED, DAMAGED, LOST, REMOVED, Copy, Ledger
@@ -337,6 +337,11 @@ class _Copying:
 def _damage_of(recovery_set: RecoverySet) -> FiredrillError | None:
     try:
         recovery_set.check_files()
+    except SetError as error:
+        # It is said of each target, and none is to blame; retention keeps what they have not got.
+        name = recovery_set.name
+        error.todo = f"Bring a good file back here, or remove all files of {name}; then `firedrill copy`"
+        return error
     except FiredrillError as error:
         return error
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 
 from .access import Access
-from .catalog import database_oid
+from .catalog import cluster_identifier, database_oid
 from .errors import ServerError
 from .manifest import Source
 from .server import Session
@@ -21,10 +21,6 @@ def read_source(access: Access, session: Session, size: int) -> Source:
     :param size: of the database, in bytes.
     """
     database = access.target.database
-    try:
-        identifier = str(session.value("SELECT system_identifier FROM pg_control_system()"))
-    except ServerError:
-        identifier = ""
     container = access.container
     return Source(
         host=platform.node(),
@@ -37,7 +33,7 @@ def read_source(access: Access, session: Session, size: int) -> Source:
         server_version=str(session.value("SELECT current_setting('server_version')")),
         major=access.server.major,
         pg_dump_version=access.programs.version(),
-        system_identifier=identifier,
+        system_identifier=cluster_identifier(session),
         database_oid=database_oid(session, database) or 0,
         database_bytes=size,
         preload_libraries=_preload_libraries(session),

@@ -11,7 +11,7 @@ from dataclasses import replace as changed
 
 from . import services
 from .access import Access, open_access
-from .catalog import database_bytes, database_oid, drop_database
+from .catalog import cluster_identifier, database_bytes, database_oid, drop_database
 from .errors import ConfigError, FiredrillError, RefusedError, TargetError
 from .evidence import LIVE_LOCK_TIMEOUT, collect, holds_data
 from .fetch import locate
@@ -133,6 +133,7 @@ def _restore(work: Restoration, stack: ExitStack) -> Report:
             database=work.database,
             set_name=recovery_set.name,
             sha256=_digest(recovery_set),
+            cluster=_cluster(work),
             live_oid=lost.live_oid if lost else plan.live_oid or 0,
             # Killed at any later step, it leaves as little as there is now.
             step="replacing" if lost else "begun",
@@ -238,6 +239,11 @@ def _examine(work: Restoration, recovery_set: RecoverySet, method: str, copy_byt
     )
 
 
+def _cluster(work: Restoration) -> str:
+    with work.access.server.maintenance(work.database) as session:
+        return cluster_identifier(session)
+
+
 def _already_there(work: Restoration, recovery_set: RecoverySet) -> Entry | None:
     last = work.journal.last()
     if not (last and last.action == "restore" and last.step == "done"):
@@ -247,7 +253,10 @@ def _already_there(work: Restoration, recovery_set: RecoverySet) -> Entry | None
     if last.sha256 != _digest(recovery_set):
         return None
     with work.access.server.maintenance(work.database) as session:
-        return last if database_oid(session, work.database) == last.new_oid else None
+        # The first database of each new cluster has the same OID.
+        clusters = {last.cluster, cluster_identifier(session)} - {""}
+        is_there = len(clusters) < 2 and database_oid(session, work.database) == last.new_oid
+    return last if is_there else None
 
 
 def _unchanged(work: Restoration, recovery_set: RecoverySet, entry: Entry) -> Report:
