@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from far_ends import small_disk
 from restoring import start_app, started_at
 from servers import ROOT, Postgres, bulk, docker, own_containers, remove, start_postgres
 
@@ -48,12 +49,12 @@ class Small:
         blocks = docker("exec", self.server.name, "stat", "-f", "-c", "%a %S", "/small").split()
         return int(blocks[0]) * int(blocks[1]) / 1e6
 
-    def fill(self) -> None:
-        """Leaves _FREE_MB of the disk."""
+    def fill(self, free_mb: float = _FREE_MB) -> None:
+        """Leaves so much of the disk."""
         # What the server still has in memory only comes to the disk now.
         self.server.sql("CHECKPOINT")
         file = f"of=/small/ballast{self.free_mb():.0f}"
-        count = f"count={self.free_mb() - _FREE_MB:.0f}"
+        count = f"count={self.free_mb() - free_mb:.0f}"
         docker("exec", self.server.name, "dd", "if=/dev/zero", file, "bs=1000000", count)
 
     def names(self) -> list[str]:
@@ -160,6 +161,47 @@ def test_a_disk_that_fills_up_in_a_replace_brings_back_what_was_there(small, mon
     assert small.data() == before
     assert small.names() == ["shop"]
     assert docker("inspect", "-f", "{{.State.Running}}", small.application) == "true"
+
+
+# -- a server whose log lies beside its data, as it does in every stock container --------------------
+
+
+@pytest.fixture
+def one_disk(image: str, tmp_path: Path) -> Iterator[Small]:
+    """A server on a disk of its own with all that it has, where the sets are too; its database holds one row."""
+    with small_disk(tmp_path / "disk", "400m") as disk:
+        disk.chmod(0o755)
+        mount = ("-v", f"{disk}:/small", "-e", "PGDATA=/small/data")
+        server = start_postgres(image, *mount, command=("-c", "min_wal_size=32MB"))
+        server.create("shop", "CREATE TABLE bulk AS SELECT 1 AS id, 'live' AS body")
+        yield Small(server, disk / "sets", "")
+        remove(server.name)
+
+
+def logged(megabytes: int) -> str:
+    return bulk(megabytes).replace("UNLOGGED ", "")
+
+
+def test_a_restore_has_room_for_its_log_too_or_does_not_begin(
+    postgres, one_disk, tmp_path, request
+):
+    postgres.create("shop", logged(60))
+    request.addfinalizer(lambda: postgres.sql("DROP DATABASE shop"))
+    postgres.backup(tmp_path / "far", "shop")
+    started = one_disk.server.started()
+    # Enough for the data alone.
+    one_disk.fill(95)
+    with pytest.raises(RefusedError) as failure:
+        one_disk.server.restore(tmp_path / "far", "shop")
+    said = str(failure.value)
+    numbers = re.search(r"needs about ([\d.]+) MB, ([\d.]+) MB of it for WAL", said)
+    assert numbers, said
+    assert one_disk.data() == "1|4"
+    docker("exec", one_disk.server.name, "sh", "-c", "rm /small/ballast*")
+    one_disk.fill(float(numbers[1]) + 1)
+    one_disk.server.restore(tmp_path / "far", "shop")
+    assert one_disk.data() == postgres.sql("SELECT count(*), sum(length(body)) FROM bulk", "shop")
+    assert one_disk.server.started() == started
 
 
 # -- a drill, whose server is a second one -----------------------------------------------------------

@@ -12,11 +12,13 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from far_ends import small_disk
 from restoring import start_app
 from scenes import LIVE, RESTORED, WAIT_S, Scene, end, staged, words
 from servers import LABEL, Postgres, await_that, docker, remove
@@ -335,6 +337,43 @@ def test_a_server_that_the_load_brought_down_is_waited_for_on_the_way_back(scene
     assert scene.beside() == []
 
 
+def test_the_copy_of_a_swap_whose_load_brought_the_server_down_goes_when_it_is_up_again(scene):
+    crash = SqlScript(sql="COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'")
+    with pytest.raises(FiredrillError, match="live database was not touched") as caught:
+        restored(scene, post_sql=(crash,))
+    assert "still there" not in str(caught.value)
+    assert scene.beside() == []
+    assert scene.data() == LIVE
+
+
+def test_a_disk_of_the_sets_that_fills_up_after_the_drop_keeps_no_restore_from_its_end(
+    stage, tmp_path, clean_up_after
+):
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        scene = stage(disk / "sets")
+        filler, journal = disk / "filler", disk / "sets" / f"{scene.database}.journal"
+
+        def fill(phase: str, *unused: int) -> None:
+            if phase != "analyze" or filler.exists():
+                return
+            with journal.open("a") as file:
+                # As one of many restores, it ends where a block ends.
+                file.write(" " * (-journal.stat().st_size % os.statvfs(disk).f_bsize))
+            with filler.open("wb", buffering=0) as file, suppress(OSError):
+                while file.write(bytes(4096)):
+                    pass
+
+        try:
+            restored(scene, fill, method="replace", safety_dump=False)
+            assert filler.exists()
+            assert scene.data() == RESTORED
+            assert scene.running() == [True, True]
+            assert not settled(scene).changed
+            assert not restored(scene).changed
+        finally:
+            end(scene)
+
+
 def test_a_failure_without_a_safety_dump_leaves_no_copy_that_fills_the_disk(scene):
     with pytest.raises(FiredrillError, match="was dropped and is not back"):
         restored(scene, method="replace", safety_dump=False, post_sql=FAILING)
@@ -597,6 +636,7 @@ def test_an_unfinished_copy_goes_with_the_settlement_and_its_room_is_counted_bef
             (scene.directory / f"{scene.set_name}.json").read_text(), ""
         ).source.database_bytes
     )
+    monkeypatch.setattr(preflight, "_wal_growth", lambda *unused: 0)
     monkeypatch.setattr(preflight, "free_bytes_inside", lambda *unused: needed - size)
     assert restored(scene, check=True).changed
     monkeypatch.setattr(preflight, "free_bytes_inside", lambda *unused: needed - size - 1)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Callable
@@ -14,6 +15,10 @@ import pytest
 from restoring import Shop, contents, stock_shop
 from servers import Postgres, own_containers, own_volumes
 
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.drill import (
+    DrillRequest,
+    drill,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import SqlScript, iso
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 
@@ -245,6 +250,17 @@ def test_a_set_is_named_by_time_by_name_by_file_or_by_path(shop: Shop, tmp_path:
 def test_a_source_that_means_no_set_is_refused(shop: Shop, source: str, said: str) -> None:
     with shop.untouched():
         assert said in shop.refusal(source=source)
+
+
+def test_a_set_of_another_user_for_nobody_else_passes_a_drill_and_is_restored(shop: Shop) -> None:
+    # As all files of a stick or a share that is mounted for somebody (`uid=1000,umask=077`).
+    for path in shop.directory.iterdir():
+        os.chown(path, 1000, 1000)
+        path.chmod(0o600)
+    assert drill(DrillRequest(shop.target, shop.directory)).verdict == "pass"
+    shop.break_data()
+    shop.restore()
+    assert shop.contents() == shop.original
 
 
 def test_before_a_time_restores_the_set_from_before_the_accident(shop: Shop) -> None:

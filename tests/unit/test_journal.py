@@ -10,6 +10,7 @@ import contextlib
 import json
 import platform
 import resource
+import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -61,6 +62,48 @@ def test_a_step_that_did_not_fit_on_the_disk_is_an_error_and_was_not_taken(
         journal.write(entry(), step="replacing")
     assert journal.path.stat().st_size == size + 40
     assert [known.step for known in journal.entries()] == ["begun"]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    point = tmp_path / "disk"
+    point.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "t", point], check=True)
+    yield point
+    subprocess.run(["umount", point], check=True)
+
+
+def fill(disk: Path) -> None:
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while file.write(bytes(1024)):
+            pass
+
+
+def test_a_run_that_has_begun_can_write_its_other_steps_on_a_disk_that_filled_up(
+    disk: Path,
+) -> None:
+    journal = Journal(disk, "db", "app")
+    begun = journal.write(entry())
+    fill(disk)
+    for unused_step in range(20):
+        journal.write(begun, step="replacing", stopped=("0" * 64,) * 10)
+    assert [known.step for known in journal.entries()] == ["replacing"]
+
+
+def test_a_run_does_not_begin_where_its_other_steps_would_not_fit(disk: Path) -> None:
+    fill(disk)
+    (disk / "filler").open("r+b").truncate(48 * 1024)
+    with pytest.raises(HostError, match="cannot be written: No space left"):
+        Journal(disk, "db", "app").write(entry())
+
+
+def test_two_databases_whose_journals_are_one_file_keep_their_runs_apart(tmp_path: Path) -> None:
+    # As on FAT, which takes `App.journal` for `app.journal`.
+    (tmp_path / "app.journal").symlink_to(tmp_path / "App.journal")
+    Journal(tmp_path, "db", "App").write(entry(database="App"))
+    assert Journal(tmp_path, "db", "app").unfinished() is None
+    assert Journal(tmp_path, "db", "App").unfinished() is not None
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,13 @@ def test_a_disk_that_takes_no_further_file_is_not_called_full(disk: Path) -> Non
     ("error", "words"),
     [
         (OSError(errno.ENOSPC, "No space left"), "^The disk of {} is full"),
+        (OSError(errno.EFBIG, "File too large"), "^The file system of {} takes no file that large"),
         (OSError(errno.EDQUOT, "Quota exceeded"), "^The quota of the disk of {} is used up"),
         (OSError(errno.EIO, "Input/output error"), "^{} cannot be written: Input/output error"),
+        (
+            OSError(errno.EROFS, "Read-only"),
+            "^{} cannot be written: Read-only. Is the disk failing",
+        ),
         (OSError(errno.ENOSPC, "No space left", "/run/x"), "^The backup broke off: /run/x: No sp"),
         (ConnectionResetError(errno.ECONNRESET, "Reset"), "^The backup broke off: Reset"),
         (OSError("as of requests"), "^The backup broke off: OSError"),
@@ -206,6 +211,19 @@ def test_the_disk_is_blamed_for_its_own_errors_only(
 ) -> None:
     with pytest.raises(HostError, match=words.format(tmp_path)), Vault(tmp_path).unnamed():
         raise error
+
+
+def test_what_keeps_others_out_is_told_as_the_file_system_can_do_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.dump"
+    file.touch(0o600)
+    assert Vault(tmp_path).exposed(file) == ""
+    tmp_path.chmod(0o755)
+    assert "others can list the sets; `chmod 700` it" in Vault(tmp_path).exposed(file)
+    # On FAT, and on many shares, every file has the mode that the mount gives it.
+    file.chmod(0o755)
+    told = Vault(tmp_path).exposed(file)
+    assert "others can read the sets" in told
+    assert "`umask=077`" in told
 
 
 def test_a_link_to_what_is_not_there_is_told_and_not_followed(tmp_path: Path) -> None:

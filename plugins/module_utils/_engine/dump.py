@@ -159,7 +159,12 @@ def backup_with(
             blamed = "This host could not make it" if isinstance(error, HostError) else "It failed"
             error.told = told_trouble(blamed, "made the backup")
         raise
-    odd = [plain, vault.exposed(), shared(manifest, earlier), shrunk(manifest, earlier)]
+    odd = [
+        plain,
+        vault.exposed(request.directory / manifest.dump.name),
+        shared(manifest, earlier),
+        shrunk(manifest, earlier),
+    ]
     warnings = [*manifest.warnings, *filter(None, odd)]
     return Report(
         action="backup",

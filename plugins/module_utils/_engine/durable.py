@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
@@ -23,6 +24,8 @@ _HIDDEN = ".firedrill-"
 _PARTIAL = ".partial"
 #: What another host has left is known by its age only.
 _LEFT_S = 7 * 86400.0
+_KEEP_SIZE = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
@@ -96,6 +99,18 @@ def is_present(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def reserve(descriptor: int, size_bytes: int) -> None:
+    """Keeps room free for that many bytes beyond the end of a file, as fallocate(2) does where the file system can.
+
+    :raises OSError: there is not so much.
+    """
+    end = os.fstat(descriptor).st_size
+    if _LIBC.fallocate(descriptor, _KEEP_SIZE, ctypes.c_long(end), ctypes.c_long(size_bytes)):
+        code = ctypes.get_errno()
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise OSError(code, os.strerror(code))
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import platform
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from .durable import sync_directory
+from .durable import reserve, sync_directory
 from .errors import HostError
 from .filenames import file_base
 from .model import iso, utc_now
@@ -20,6 +20,8 @@ from .model import iso, utc_now
 #: The steps that end a run. Before them a swap takes begun, created, stopping, swapping, swapped, and a replace begun,
 #: stopping, replacing, swapping, swapped.
 _ENDED = ("done", "failed")
+#: Room for all steps of a run: a disk that fills up meanwhile must not end one that has dropped the live database.
+_STEPS_BYTES = 32_768
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Journal:
     def __init__(self, directory: Path, container: str, database: str) -> None:
         self.path = directory / f"{file_base(database)}.journal"
         self._container = container
+        self._database = database
 
     def entries(self) -> list[Entry]:
         """The latest state of every run, oldest first. A torn line never was a step.
@@ -80,7 +83,11 @@ class Journal:
         runs: dict[str, Entry] = {}
         for line in lines:
             entry = _entry_of(line)
-            if entry and self._container in ("", entry.container):
+            if (
+                entry
+                and self._container in ("", entry.container)
+                and entry.database == self._database
+            ):
                 runs[entry.run] = entry
         return list(runs.values())
 
@@ -95,10 +102,11 @@ class Journal:
         return entries[-1] if entries and not entries[-1].ended else None
 
     def write(self, entry: Entry, **changes: object) -> Entry:
-        """Appends the next step; it is on the disk when this returns.
+        """Appends the next step; it is on the disk when this returns. With the first one of a run there is room for the others.
 
         :raises HostError: it cannot be written, so the step must not be taken.
         """
+        is_first = not entry.at
         entry = replace(entry, at=iso(utc_now()), host=platform.node(), **changes)  # type: ignore[arg-type]
         line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
         new = not self.path.exists()
@@ -108,6 +116,8 @@ class Journal:
             )
             try:
                 _append(descriptor, line.encode("utf-8", "surrogateescape"))
+                if is_first:
+                    reserve(descriptor, _STEPS_BYTES)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -115,7 +125,8 @@ class Journal:
                 sync_directory(self.path.parent)
         except OSError as error:
             raise HostError(
-                f"The journal {self.path} cannot be written: {error.strerror}"
+                f"The journal {self.path} cannot be written: {error.strerror}",
+                todo="Is its disk full, or mounted read-only?",
             ) from error
         return entry
 

@@ -92,8 +92,18 @@ def write_failure(directory: Path, error: OSError) -> HostError:
             f"The quota of the disk of {directory} is used up",
             todo="Raise it, or move older sets to another disk (`firedrill list` shows them)",
         )
+    if error.errno == errno.EFBIG:
+        return HostError(
+            f"The file system of {directory} takes no file that large: {error.strerror}",
+            todo="On FAT (vfat) 4 GiB are the most; put the sets on a disk with another file system, ext4 or exFAT for instance",
+        )
     if error.errno != errno.ENOSPC:
-        return HostError(f"{directory} cannot be written: {error.strerror}")
+        return HostError(
+            f"{directory} cannot be written: {error.strerror}",
+            todo="Is the disk failing, or mounted read-only since it did? See `dmesg`"
+            if error.errno in (errno.EIO, errno.EROFS)
+            else "",
+        )
     try:
         room = os.statvfs(directory)
     except OSError:

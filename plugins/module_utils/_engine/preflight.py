@@ -12,7 +12,7 @@ from typing import Callable
 from . import catalog, roles, services
 from .access import Access
 from .dump import missing_tables
-from .errors import FiredrillError, RefusedError, SetError
+from .errors import FiredrillError, RefusedError, ServerError, SetError
 from .evidence import LIVE_LOCK_TIMEOUT, collect, holds_data
 from .filenames import method_of
 from .load import read_scripts
@@ -20,7 +20,7 @@ from .manifest import Manifest
 from .model import DatabaseProperties, Role, SqlScript, human_bytes
 from .programs import MAGIC, Contents, Programs, outdated
 from .recovery_set import RecoverySet
-from .relay import free_bytes_inside
+from .relay import free_bytes_inside, on_one_disk_inside
 from .retention import Candidate, backup_before, loss_before
 from .server import Session
 from .swap import kept_beside
@@ -319,6 +319,23 @@ def _examine_roles(plan: Plan, session: Session, *, superusers: bool, fresh_clus
             )
 
 
+def _wal_growth(access: Access, session: Session, directory: str, restored_bytes: int) -> int:
+    """By how many bytes the log of transactions may grow on the disk of the data: a load writes its data to it once more,
+    and a server that cannot extend it goes down, with its live databases (wal-configuration.html of the manual)."""
+    try:
+        if not on_one_disk_inside(access.container.pid, directory, f"{directory}/pg_wal"):
+            return 0
+        limit, present, ready = session.query(
+            "SELECT pg_size_bytes(current_setting('max_wal_size')), coalesce(sum(size), 0)::int8,"
+            " coalesce(sum(size) FILTER (WHERE name > pg_walfile_name(pg_current_wal_lsn())), 0)::int8"
+            " FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'"
+        )[0]
+    except (OSError, ServerError):
+        # Not every role may look at it, and one that may not is refused for that.
+        return 0
+    return max(0, min(restored_bytes - int(ready), int(limit - present)))
+
+
 def _examine_room(
     access: Access,
     plan: Plan,
@@ -336,15 +353,16 @@ def _examine_room(
             needed = plan.recovery_set.path.stat().st_size * 4
         except OSError:
             return
+    directory = str(session.value("SELECT current_setting('data_directory')"))
+    wal = _wal_growth(access, session, directory, needed)
     if method == "replace":
         needed = max(0, needed - plan.live_bytes)
-    needed = room_for(needed)
+    needed = room_for(needed) + wal
     kept = kept_beside(session, access.target.database)
     listed = ", ".join(f"{name} ({human_bytes(size)})" for name, size in kept[:_SHOWN])
     if len(kept) > _SHOWN:
         listed += f" and {len(kept) - _SHOWN} more"
     still_there = f"earlier restores kept {listed}: drop those that nobody goes back to"
-    directory = str(session.value("SELECT current_setting('data_directory')"))
     try:
         free = free_bytes_inside(access.container.pid, directory) + copy_bytes
     except OSError:
@@ -362,7 +380,9 @@ def _examine_room(
             cure += f"; {still_there}"
         plan.findings.append(
             f"the disk of the database has {human_bytes(free)} free and the restore needs about "
-            f"{human_bytes(needed)}; {cure}"
+            f"{human_bytes(needed)}"
+            + (f", {human_bytes(wal)} of it for WAL (see max_wal_size)" if wal else "")
+            + f"; {cure}"
         )
     elif len(kept) > 1:
         # One is the way back from the last restore; each further one is as large, and nothing else removes it.

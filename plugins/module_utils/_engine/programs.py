@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -101,6 +102,18 @@ def _write_passfile(path: Path, password: str) -> None:
 def _again(archive: IO[bytes]) -> IO[bytes]:
     """An open file, opened once more at its beginning: it may have no name."""
     return open(f"/proc/self/fd/{archive.fileno()}", "rb", buffering=0)
+
+
+def _needs_capability(path: Path) -> bool:
+    """Whether root may read a file by its capabilities only, of which a sidecar has none: that of another user, for instance
+    on a stick or a share that is mounted for one (`uid=`, `umask=`)."""
+    try:
+        found = path.stat()
+    except OSError:
+        # Whoever mounts it says why.
+        return False
+    bit = stat.S_IRUSR if found.st_uid == 0 else stat.S_IRGRP if found.st_gid == 0 else stat.S_IROTH
+    return not found.st_mode & bit
 
 
 class Programs:
@@ -198,7 +211,8 @@ class Programs:
     ) -> None:
         """Loads an archive into an empty database; ends at the first error.
 
-        :param archive: a file, or what it streams from: then it is loaded by one job.
+        :param archive: a file, or what it streams from: then it is loaded by one job, as is a file that belongs to another
+            user than root and is for nobody else.
         :raises ToolError: with the first error of pg_restore.
         """
         command = ["pg_restore", "--exit-on-error", "--no-subscriptions"]
@@ -207,12 +221,16 @@ class Programs:
         if no_privileges:
             command.append("--no-privileges")
         command += ["--no-tablespaces", f"--dbname={connection_string(database)}"]
-        if isinstance(archive, Path):
-            command += [f"--jobs={jobs}", _ARCHIVE_INSIDE]
-            connected = self._connected(command, mounts={archive.resolve(): _ARCHIVE_INSIDE})
-        else:
-            connected = self._connected(command, archive=archive)
-        with connected as sidecar:
+        with contextlib.ExitStack() as stack:
+            if not isinstance(archive, Path):
+                connected = self._connected(command, archive=archive)
+            elif _needs_capability(archive):
+                file = stack.enter_context(archive.open("rb", buffering=0))
+                connected = self._connected(command, archive=file)
+            else:
+                command += [f"--jobs={jobs}", _ARCHIVE_INSIDE]
+                connected = self._connected(command, mounts={archive.resolve(): _ARCHIVE_INSIDE})
+            sidecar = stack.enter_context(connected)
             self.check(sidecar.finish(), "pg_restore")
 
     def run_sql(self, database: str, text: bytes, label: str) -> None:

@@ -86,6 +86,21 @@ def free_bytes_inside(pid: int, path: str) -> int:
         os.close(descriptor)
 
 
+def on_one_disk_inside(pid: int, *paths: str) -> bool:
+    """Whether directories in the container of `pid` lie on the same file system.
+
+    :raises OSError: as open(2) does.
+    """
+    found = set()
+    for path in paths:
+        descriptor = open_inside(pid, path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            found.add(os.fstat(descriptor).st_dev)
+        finally:
+            os.close(descriptor)
+    return len(found) == 1
+
+
 @dataclass(frozen=True)
 class Tcp:
     """An explicit address instead of the container's socket."""

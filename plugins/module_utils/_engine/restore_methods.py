@@ -117,6 +117,7 @@ def _try_extension(work: Restoration, session: Session, name: str) -> None:
 def _drop_copy(work: Restoration, entry: Entry) -> str:
     """After a failure: the unfinished copy goes, unless it is the live database by now; returns what is left, in words."""
     work.tidy = False
+    _await_server(work)
     with suppress(FiredrillError), work.access.server.maintenance(work.database) as session:
         if entry.new_oid and current_name(session, entry.new_oid) not in ("", entry.new_name):
             return ""
@@ -295,6 +296,21 @@ def _left_by(work: Restoration, entry: Entry, properties: DatabaseProperties) ->
     run.state = _dropped(work) + left
     work.tidy = bool(entry.safety_set) and _return_to_safety(work, entry, properties)
     return entry, work.tidy
+
+
+def _await_server(work: Restoration) -> None:
+    """Waits for a server that the load brought down, on a full disk for instance, and that is coming up again."""
+    access = work.access
+
+    def answers() -> bool:
+        # One whose container has ended is none that this run could reach.
+        if not access.containers.unchanged(access.container):
+            return True
+        with suppress(FiredrillError), access.server.maintenance(work.database):
+            return True
+        return False
+
+    wait_until(answers, _SERVER_WAIT_S)
 
 
 def _found_live(work: Restoration) -> list[tuple[int | None, bool]]:

@@ -400,12 +400,12 @@ class Server:
 def wait_until(probe: Callable[[], bool], timeout_s: float, pause_s: float = 0.1) -> bool:
     """Asks `probe` until it says yes; False when `timeout_s` seconds were not enough."""
     gate = threading.Event()
-    waited = 0.0
+    # A server that hangs takes its time for each answer.
+    deadline = time.monotonic() + timeout_s
     while not probe():
-        if waited >= timeout_s:
+        if time.monotonic() >= deadline:
             return False
         gate.wait(pause_s)
-        waited += pause_s
     return True
 
 

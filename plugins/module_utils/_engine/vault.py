@@ -86,12 +86,18 @@ class Vault:
                 f"the disk out of {FSTAB}",
             )
 
-    def exposed(self) -> str:
-        """A warning when others may look into the directory; else ""."""
+    def exposed(self, file: Path) -> str:
+        """A warning when others may look into the directory, in which `file` was made for nobody else; else ""."""
         mode = stat.S_IMODE(self.directory.stat().st_mode)
-        if mode & 0o077:
-            return f"{self.directory} has mode {mode:04o}: others can list the sets; `chmod 700` it"
-        return ""
+        if not mode & 0o077:
+            return ""
+        told = f"{self.directory} has mode {mode:04o}: others can"
+        if stat.S_IMODE(file.stat().st_mode) & 0o077:
+            return (
+                f"{told} read the sets, for its file system keeps no modes and `chmod` does nothing; mount it with "
+                "`umask=077`, a share with `dir_mode=0700,file_mode=0600`"
+            )
+        return f"{told} list the sets; `chmod 700` it"
 
     def free_bytes(self) -> int:
         """Free space in bytes, at the nearest parent that exists.
