@@ -74,6 +74,10 @@ _raw:
     container:
       description: Name of the container that it was dumped from.
       type: str
+    passed_over:
+      description: Newer sets of the database that V(latest) does not mean, each with the reason.
+      type: list
+      elements: str
 """
 
 from pathlib import Path
@@ -86,7 +90,10 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors 
     FiredrillError,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import RecoverySet
-from ansible_collections.firedrill.postgres.plugins.plugin_utils.controller_sets import find_set
+from ansible_collections.firedrill.postgres.plugins.plugin_utils.controller_sets import (
+    find_set,
+    passed_over,
+)
 
 
 class LookupModule(LookupBase):
@@ -100,12 +107,18 @@ class LookupModule(LookupBase):
         found = []
         for place in (Path(str(term)) for term in terms):
             try:
-                found.append(_described(find_set(place, database, source), whole))
+                taken = find_set(place, database, source)
+                described = _described(taken, whole)
+                over = passed_over(place, taken) if place.is_dir() and source == "latest" else []
             except FiredrillError as error:
-                directory = str(place if place.is_dir() else place.parent)
-                said = str(error).replace(directory, called) if called else str(error)
-                raise AnsibleLookupError(said) from None
+                raise AnsibleLookupError(_called(str(error), place, called)) from None
+            found.append({**described, "passed_over": [_called(it, place, called) for it in over]})
         return found
+
+
+def _called(said: str, place: Path, called: str) -> str:
+    """A message with the directory called so, where that is another one than it was looked at in."""
+    return said.replace(str(place if place.is_dir() else place.parent), called) if called else said
 
 
 def _described(found: RecoverySet, whole: bool) -> dict[str, Any]:

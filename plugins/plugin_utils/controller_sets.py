@@ -10,13 +10,20 @@ from pathlib import Path
 
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import SetError
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.filenames import (
+    dump_names,
+    file_base,
+    is_dump,
     names_meant,
+    set_name,
+    set_of_part,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.listing import list_sets
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
     RecoverySet,
     limit_of,
+    load_set,
     newest_backup,
+    set_of_future,
 )
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import Vault
 
@@ -64,6 +71,26 @@ def _newest(sets: list[RecoverySet], place: Path, database: str, source: str) ->
             todo="Name the set that is meant instead",
         )
     return newest_backup(sets, limit)
+
+
+def passed_over(place: Path, taken: RecoverySet) -> list[str]:
+    """In words: newer sets of the database that `latest` does not mean in a directory, for want of a good manifest or date.
+
+    Where only manifests lie there, as copies of those of another host, they are looked at alone.
+    """
+    database = taken.require_manifest().database
+    files = Vault(place).names()
+    names = {set_name(file) if is_dump(file) else set_of_part(file) for file in files}
+    told = []
+    for name in sorted(name for name in names if name.startswith(f"{file_base(database)}_")):
+        other = load_set(place / dump_names(name)[0])
+        if other.created <= taken.created:
+            continue
+        if other.manifest is None:
+            told.append(f"{name} is newer than {taken.name}, but {other.problem}")
+        elif other.manifest.database == database and other.manifest.purpose == "backup":
+            told.append(set_of_future(name, other.created))
+    return told
 
 
 def _maker(one: RecoverySet) -> str:

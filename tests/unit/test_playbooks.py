@@ -336,7 +336,7 @@ def test_whose_set_it_is_is_said_before_anything_is_touched(host: Host) -> None:
         "shop_20260219_020000 is a set of database shop of container shop-db-1 on host pi, "
         "made at 2026-02-19T02:00:00Z." in told
     )
-    assert "Give the same command again then: it goes on from where it stopped" in told
+    assert "Give the same command again: it goes on from where it stopped" in told
     told = host.told("before:2026-01-01T00:00:00Z", firedrill_dump_host="nas", **asked)
     assert (
         f'There is no set of database "shop" for "before:2026-01-01T00:00:00Z" in nas:{host.place}/sets'
@@ -348,6 +348,27 @@ def test_whose_set_it_is_is_said_before_anything_is_touched(host: Host) -> None:
         f"nas:{host.place}/sets has shop_20260220_020000 of container shop-db-1 on kitchen" in told
     )
     assert "Nothing was touched. Name the set that is meant" in told
+
+
+@pytest.mark.parametrize("far", ["", "nas"])
+def test_newer_sets_that_are_not_meant_are_said_before_anything_is_touched(
+    host: Host, far: str
+) -> None:
+    sets = host.with_set()
+    asked = {"firedrill_database": "shop", "firedrill_dump_dir": str(sets)}
+    dump = "latest" if far else str(sets)
+    assert "newer than" not in host.told(dump, firedrill_dump_host=far, **asked)
+    lay_out(sets, created=parse_time("20990101_000000"))
+    (sets / f"{lay_out(sets, created=parse_time('20260220_020000')).name}.json").write_text("{")
+    told = host.told(dump, firedrill_dump_host=far, **asked)
+    assert "shop_20260219_020000 is a set of database shop" in told
+    place = f"nas:{sets}" if far else str(sets)
+    assert "shop_20260220_020000 is newer than shop_20260219_020000, but" in told
+    assert f"{place}/shop_20260220_020000.json" in told
+    assert "shop_20990101_000000 was passed over: its date 2099-01-01T00:00:00Z is in" in told
+    # Who names one means it.
+    told = host.told("20260219_020000", firedrill_dump_host="nas", **asked)
+    assert "newer than" not in told
 
 
 def test_a_key_file_that_the_new_host_has_not_got_is_left_out(host: Host) -> None:
@@ -395,6 +416,67 @@ def test_a_backup_directory_whose_disk_is_not_mounted_is_refused(
     assert f"backup directory {place} of this host seems not to be mounted: {said}" in told
     assert "Nothing was touched" in told
     assert f"make {place}, or take the disk out of" in told
+
+
+# -- how a recovery ends
+
+RECOVER = """
+- hosts: localhost
+  gather_facts: false
+  environment: {PATH: "{{ test_place }}/bin"}
+  tasks:
+    - ansible.builtin.import_role: {name: firedrill.postgres.recover}
+"""
+
+
+def recovered(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A recovery that comes as far as the engine of Docker, and there to a file that nobody can remove."""
+    host.docker(ANSWERS.replace("ps)", "info) echo 28.1.1 ;;\nps)"))
+    (host.place / "recover.yml").write_text(RECOVER, encoding="utf-8")
+    settings = {
+        "test_place": str(host.place),
+        "_recover_marker": str(host.place / "state" / "recovering"),
+        "_recover_mounts": str(host.place / "mounts"),
+        "_recover_fstab": str(host.place / "fstab"),
+        "_docker_source": "/proc/version",
+        "_docker_pin": str(host.place / "pin"),
+        "firedrill_docker_log_max_size": "",
+        "firedrill_offsite": {"nas": {"type": "rsync"}},
+        "firedrill_app_dir": str(host.place / "app"),
+        "firedrill_app_src": "/srv/app",
+        "firedrill_project": "ai-fsm",
+        "firedrill_service": "db",
+        "firedrill_database": "ai_fsm",
+        "firedrill_dump": "offsite:latest",
+    }
+    return played(str(host.place / "recover.yml"), *arguments, "-e", json.dumps(settings))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a recovery begins as root")
+def test_why_one_of_several_things_failed_is_said(host: Host) -> None:
+    told = " ".join(recovered(host).stdout.split())
+    assert re.search('stopped at "Take nothing from another release any more": [Uu]nlinking', told)
+
+
+def test_a_recovery_of_which_a_part_is_left_out_is_none(host: Host) -> None:
+    done = recovered(host, "--tags", "recover")
+    assert "is back" not in done.stdout
+    assert not (host.place / "state").exists()
+
+
+# -- hosts that go away
+
+
+def test_a_host_that_goes_away_without_a_word_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >>{tmp_path}/asked\nexit 255\n')
+    ssh.chmod(0o755)
+    (tmp_path / "play.yml").write_text("- {hosts: firedrill, gather_facts: true}\n")
+    hosts = inventory_of(tmp_path, firedrill={"pi": {**GONE, "ansible_ssh_executable": str(ssh)}})
+    played(str(tmp_path / "play.yml"), *hosts)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    given = dict(option.split("=", 1) for option in asked if option.startswith("ServerAlive"))
+    assert 0 < int(given["ServerAliveInterval"]) * int(given["ServerAliveCountMax"]) <= 300
 
 
 # -- copies offsite after a backup
@@ -613,6 +695,43 @@ def test_an_inventory_in_which_hosts_become_root_does_not_make_root_of_everybody
     assert ran.count("tempfile") == 1
     assert ran.count("file") == 2
     assert held.name in " ".join(done.stdout.split())
+
+
+FROM_CONTROLLER = """
+- hosts: lost
+  gather_facts: false
+  tasks:
+    - ansible.builtin.set_fact:
+        _recover_known: {}
+        _recover_set: "{{ lookup('firedrill.postgres.recovery_set', test_sets, database='shop') }}"
+    - ansible.builtin.import_role: {name: firedrill.postgres.recover, tasks_from: set}
+"""
+
+
+def test_what_a_lost_connection_leaves_of_a_dump_on_the_host_goes(tmp_path: Path) -> None:
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    lay_out(sets)
+    (tmp_path / "near").mkdir()
+    left = Path(tempfile.mkdtemp(prefix="firedrill-lost-shop-", dir="/var/tmp"))
+    (left / "ansible-tmp-1").mkdir()
+    (left / "ansible-tmp-1" / ".source.dump").write_text("a part of a dump", encoding="utf-8")
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    (tmp_path / "play.yml").write_text(FROM_CONTROLLER, encoding="utf-8")
+    settings = {
+        "test_sets": str(sets),
+        "firedrill_database": "shop",
+        "firedrill_backup_dir": str(tmp_path / "near"),
+    }
+    hosts = inventory_of(tmp_path, firedrill={"lost": here})
+    done = played(str(tmp_path / "play.yml"), *hosts, "-vvv", "-e", json.dumps(settings))
+    assert not left.exists()
+    # It lies nowhere else on its way, and nothing is left of that.
+    ways = re.findall(r"PUT \S+/sets/\S+ TO (\S+)", done.stdout)
+    assert len(ways) == 3, done.stdout
+    assert all(re.match(r"/var/tmp/firedrill-lost-shop-\w{8}/ansible-tmp-", way) for way in ways)
+    assert not list(Path("/var/tmp").glob("firedrill-lost-shop-????????"))
+    assert done.returncode == 0 or os.geteuid() != 0, done.stdout
 
 
 # -- hosts that are asked for by --limit
