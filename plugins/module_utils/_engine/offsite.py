@@ -340,7 +340,9 @@ def _damage_of(recovery_set: RecoverySet) -> FiredrillError | None:
     except SetError as error:
         # It is said of each target, and none is to blame; retention keeps what they have not got.
         name = recovery_set.name
-        error.todo = f"Bring a good file back here, or remove all files of {name}; then `firedrill copy`"
+        error.todo = (
+            f"Bring a good file back here, or remove all files of {name}; then `firedrill copy`"
+        )
         return error
     except FiredrillError as error:
         return error
