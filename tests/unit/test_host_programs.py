@@ -56,7 +56,6 @@ def test_the_package_of_a_program_that_is_missing_is_named(
     ("read", "what"),
     [
         (_secret, "The secret"),
-        (lambda path: identity_of("", path), "The private key"),
         (recipients_of_file, "The public keys"),
     ],
 )
@@ -71,12 +70,21 @@ def test_a_file_of_a_key_or_a_secret_that_cannot_be_read_is_named_with_the_reaso
         read(binary)
 
 
+def test_a_private_key_that_cannot_be_read_is_none_and_the_reason_is_kept(tmp_path: Path) -> None:
+    absent = identity_of("", tmp_path / "absent")
+    assert absent.text == ""
+    assert absent.lacking.endswith("absent cannot be read: No such file or directory")
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    assert "it is no text" in identity_of("", binary).lacking
+
+
 def test_the_mark_that_editors_of_windows_put_in_front_is_no_part_of_a_key(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("\ufeffage1ours\r\n", encoding="utf-8")
     assert recipients_of_file(path) == ("age1ours",)
-    assert identity_of("", path).startswith("age1ours")
-    assert identity_of("\ufeffage1ours", None) == "age1ours"
+    assert identity_of("", path).text.startswith("age1ours")
+    assert identity_of("\ufeffage1ours", None).text == "age1ours"
 
 
 _ARMORED = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmQGN\n-----END PGP PUBLIC KEY BLOCK-----\n"
