@@ -89,7 +89,9 @@ from ansible.plugins.lookup import LookupBase
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import (
     FiredrillError,
 )
-from ansible_collections.firedrill.postgres.plugins.module_utils._engine.vault import RecoverySet
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.recovery_set import (
+    RecoverySet,
+)
 from ansible_collections.firedrill.postgres.plugins.plugin_utils.controller_sets import (
     find_set,
     passed_over,

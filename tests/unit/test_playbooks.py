@@ -161,9 +161,9 @@ class Host:
         lay_out(place)
         return place
 
-    def told(self, dump: str = "offsite:latest", **more: object) -> str:
-        """What somebody reads who wants to recover it."""
-        settings = {
+    def settings(self, dump: str = "offsite:latest", **more: object) -> str:
+        """The variables of a recovery, with what it looks at on this machine in its place, as Ansible takes them."""
+        known = {
             "test_place": str(self.place),
             "_recover_marker": str(self.place / "recovering"),
             "_recover_mounts": str(self.place / "mounts"),
@@ -177,9 +177,13 @@ class Host:
             "firedrill_dump": dump,
             **more,
         }
+        return json.dumps(known)
+
+    def told(self, dump: str = "offsite:latest", **more: object) -> str:
+        """What somebody reads who wants to recover it."""
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         hosts = inventory_of(self.place, others={"nas": local, "gone": GONE})
-        play = played(str(self.place / "look.yml"), *hosts, "-e", json.dumps(settings))
+        play = played(str(self.place / "look.yml"), *hosts, "-e", self.settings(dump, **more))
         # Its lines are broken anywhere.
         told = " ".join(play.stdout.split())
         assert ("It takes" in told) == (play.returncode == 0), told
@@ -433,23 +437,13 @@ def recovered(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A recovery that comes as far as the engine of Docker, and there to a file that nobody can remove."""
     host.docker(ANSWERS.replace("ps)", "info) echo 28.1.1 ;;\nps)"))
     (host.place / "recover.yml").write_text(RECOVER, encoding="utf-8")
-    settings = {
-        "test_place": str(host.place),
-        "_recover_marker": str(host.place / "state" / "recovering"),
-        "_recover_mounts": str(host.place / "mounts"),
-        "_recover_fstab": str(host.place / "fstab"),
-        "_docker_source": "/proc/version",
-        "_docker_pin": str(host.place / "pin"),
-        "firedrill_docker_log_max_size": "",
-        "firedrill_offsite": {"nas": {"type": "rsync"}},
-        "firedrill_app_dir": str(host.place / "app"),
-        "firedrill_app_src": "/srv/app",
-        "firedrill_project": "ai-fsm",
-        "firedrill_service": "db",
-        "firedrill_database": "ai_fsm",
-        "firedrill_dump": "offsite:latest",
-    }
-    return played(str(host.place / "recover.yml"), *arguments, "-e", json.dumps(settings))
+    settings = host.settings(
+        _recover_marker=str(host.place / "state" / "recovering"),
+        _docker_source="/proc/version",
+        _docker_pin=str(host.place / "pin"),
+        firedrill_docker_log_max_size="",
+    )
+    return played(str(host.place / "recover.yml"), *arguments, "-e", settings)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a recovery begins as root")
