@@ -138,7 +138,7 @@ pi: dev engine
 # their own.
 .PHONY: molecule-all host-stages
 molecule-all: dev images
-	@$(MAKE) --no-print-directory -j2 --output-sync=target pi host-stages
+	@MAKEFLAGS= tools/beside.sh pi host-stages
 
 host-stages:
 	@MAKEFLAGS= tools/stages.sh role-docker_host role-engine role-schedule role-app_stack demo-fire
