@@ -20,8 +20,9 @@ from ansible_collections.firedrill.postgres.plugins.module_utils._engine.retenti
     Decision,
     Policy,
     decide,
-    find_gap,
     find_loss,
+    find_pauses,
+    fresh_pause,
 )
 
 NOW = datetime(2026, 11, 24, 3, 0, tzinfo=timezone.utc)
@@ -287,61 +288,137 @@ def test_a_policy_is_told_in_words() -> None:
     assert str(Policy(7, keep_weekly=4, keep_yearly=1)) == "7 days, 4 weekly, 1 yearly"
 
 
-# -- a clock that is ahead -----------------------------------------------------------------------------
+# -- a host that was off, or a clock that is ahead ------------------------------------------------------
+
+
+def pruned(sets: list[Candidate], policy: Policy, now: datetime = NOW) -> list[Candidate]:
+    stay = kept(decide(sets, policy, now, pauses=find_pauses(sets, now)))
+    return [one for one in sets if one.name in stay]
 
 
 @pytest.mark.parametrize(
-    ("ages_of_backups", "held"),
+    ("ages_of_backups", "left"),
     [
-        # Tonight the clock is eight years ahead; and it stays so.
-        ([0, 3000, 3001], True),
-        ([0, 1, 2, 3000], True),
-        ([0, 1, 2, 6.9, 3000], True),
-        # By now the old ones would be too old in any case.
-        ([0, 1, 2, 7.1, 3000], False),
+        # Tonight the clock is eight years ahead.
+        ([0, *range(3000, 3010)], [0, *range(3000, 3007)]),
+        # It stays so: the old ones go one by one, as they would have gone.
+        ([0, 1, 2, *range(3000, 3010)], [0, 1, 2, *range(3000, 3005)]),
+        ([*range(7), 3000, 3001], [*range(7), 3000]),
+        ([*range(8), 3000, 3001], [*range(8)]),
+        # There was but one before.
+        ([0, 3000], [0, 3000]),
         # No backup, but a prune.
-        ([3000, 3001], True),
-        # The host was off for a holiday; a night or two were missed.
-        ([0, 21, 22, 23], True),
-        ([0, 1, 6, 21, 22], True),
-        ([0, 1, 7.1, 21, 22], False),
-        ([21, 22], True),
-        ([0, 6.9, 7.9], False),
+        ([*range(3000, 3010)], [*range(3000, 3007)]),
+        # The host was off for a holiday.
+        ([0, 21, 22, 23], [0, 21, 22, 23]),
+        ([0, 1, 6, 21, 22], [0, 1, 6]),
+        ([0, 1, 2, *range(21, 30)], [0, 1, 2, *range(21, 26)]),
+        # Two pauses.
+        ([0, 1, 21, 22, *range(50, 60)], [0, 1, 21, 22, *range(50, 54)]),
+        # A night was missed.
+        ([0, 1, 3, 4, 5, 6, 7, 8], [0, 1, 3, 4, 5, 6, 7]),
         # Somebody makes one a week, or one a month, and left one out.
-        ([0, 7.1, 14.1, 21.2], False),
-        ([0, 31, 62, 93], False),
-        ([0, 60, 91], False),
-        # A prune left one of each month; one of last year.
-        ([0, 1, 6.9, 20, 50, 80], False),
-        ([0, 1, 6.9, 20], False),
-        ([0], False),
-        ([], False),
+        ([0, 7, 14.1, 21.2], [0, 7]),
+        ([0, 31, 62, 93], [0]),
+        ([0, 60, 91], [0]),
+        # That of last month and that of last year, which the rules do not ask for any more.
+        ([0, 1, 2, 3, 4, 5, 6, 7, 20, 50, 80], [0, 1, 2, 3, 4, 5, 6, 7]),
+        ([0, 1, 2, 3, 4, 5, 6, 7, 400], [0, 1, 2, 3, 4, 5, 6, 7]),
+        ([0], [0]),
+        ([], []),
     ],
 )
-def test_after_a_long_time_without_a_backup_the_clock_is_not_believed(
-    ages_of_backups: list[float], held: bool
+def test_a_time_without_backups_does_not_make_sets_old(
+    ages_of_backups: list[float], left: list[float]
 ) -> None:
-    sets = [aged(days) for days in ages_of_backups]
-    assert bool(find_gap(sets, Policy(7), NOW)) is held
+    assert pruned([aged(days) for days in ages_of_backups], Policy(7)) == [
+        aged(days) for days in left
+    ]
+
+
+def test_a_dump_before_a_restore_ends_no_pause() -> None:
+    sets = [aged(0), *(aged(days, safety=True) for days in range(1, 62)), aged(61), aged(62)]
+    pauses = find_pauses(sets, NOW)
+    assert fresh_pause(pauses, sets, NOW) == (
+        "no backup was made between 2026-09-24T03:00:00Z and 2026-11-24T03:00:00Z (61 d 0 h): is the clock right? "
+        "That time does not count into the age of a set"
+    )
+    assert pruned(sets, Policy(7)) == sets
+    decision = next(
+        one for one in decide(sets, Policy(7), NOW, pauses=pauses) if one.name == "set-61"
+    )
+    assert decision.reason == (
+        "it is 61 d 0 h old, 60 d 0 h of pauses between backups not counted, sets are kept for 7 days"
+    )
+
+
+def test_a_pause_is_told_until_there_is_another_backup() -> None:
+    for ages_of_backups, told in [
+        ([21.0, 22, 23], True),
+        ([0, 21, 22], True),
+        ([0, 1, 22, 23], False),
+        ([0, 1, 2], False),
+        # The second of somebody who makes one now and then.
+        ([0, 7], False),
+        ([0], False),
+        ([], False),
+    ]:
+        sets = [aged(days) for days in ages_of_backups]
+        assert bool(fresh_pause(find_pauses(sets, NOW), sets, NOW)) is told
+
+
+@in_its_own_time
+@given(histories(), policies)
+def test_a_pause_only_ever_makes_sets_stay(sets: list[Candidate], policy: Policy) -> None:
+    stayed = kept(decide(sets, policy, NOW, pauses=find_pauses(sets, NOW)))
+    assert kept(decide(sets, policy, NOW)) <= stayed
+
+
+def play(
+    nights: list[int], policy: Policy, chance: random.Random, drill_every: int = 30
+) -> tuple[list[int], list[str]]:
+    """How many sets there were after each prune, and what was told; no night's backup is made at the same minute."""
+    sets: list[Candidate] = []
+    counts, told = [], []
+    for night in nights:
+        now = NOW + timedelta(days=night, minutes=chance.uniform(0, 30))
+        passed = night % drill_every == 0
+        sets = [Candidate(f"night-{night}", now, passed=passed), *sets]
+        now += timedelta(minutes=1)
+        told += filter(None, [fresh_pause(find_pauses(sets, now), sets, now)])
+        sets = pruned(sets, policy, now)
+        counts.append(len(sets))
+    return counts, told
 
 
 @pytest.mark.parametrize(
-    ("days", "off", "held"),
-    [(0, 1.9, False), (0, 2.1, True), (30, 29, False), (30, 31, True), (365, 59, False)],
+    ("policy", "most"),
+    [(Policy(7), 11), (Policy(7, keep_weekly=4, keep_monthly=6, keep_yearly=2), 22)],
 )
-def test_a_time_is_long_when_all_sets_have_grown_too_old_in_it(
-    days: float, off: float, held: bool
+@pytest.mark.parametrize("drill_every", [30, 400, 5000])
+def test_a_host_that_is_always_on_keeps_what_the_rules_ask_for_and_is_told_of_no_pause(
+    policy: Policy, most: int, drill_every: int
 ) -> None:
-    sets = [aged(0), *(aged(off + before) for before in range(8))]
-    assert bool(find_gap(sets, Policy(days), NOW)) is held
+    counts, told = play([*range(900)], policy, random.Random(drill_every), drill_every)
+    assert max(counts) <= most
+    assert told == []
 
 
-def test_a_dump_before_a_restore_ends_no_gap() -> None:
-    sets = [aged(0), *(aged(days, safety=True) for days in range(1, 61)), aged(61)]
-    assert find_gap(sets, Policy(7), NOW) == (
-        "after 2026-09-24T03:00:00Z there was no backup for 61 d 0 h: is the clock right? "
-        "Sets go again when there were backups for 7 days"
-    )
+@pytest.mark.parametrize(
+    ("on", "of", "most"), [(2, 14, 11), (5, 30, 11), (1, 14, 3), (3, 7, 11), (20, 60, 11)]
+)
+def test_a_host_that_is_on_now_and_then_prunes(on: int, of: int, most: int) -> None:
+    nights = [night for night in range(900) if night % of < on]
+    counts, unused_told = play(nights, Policy(7), random.Random(on))
+    assert max(counts) <= most
+
+
+def test_what_is_kept_over_a_pause_is_what_would_have_been_kept_without_it() -> None:
+    """A daily host is off for 40 days, in any night of its life."""
+    for pause_at in range(20, 60):
+        nights = [night if night < pause_at else night + 40 for night in range(80)]
+        counts, unused_told = play(nights, Policy(7), random.Random(pause_at))
+        assert min(counts[20:]) >= 7
 
 
 # -- losses of rows ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from .holds import Acknowledgement, candidates, reason_to_hold
 from .ledger import unconfirmed
 from .listing import Listed, list_sets, require_directory
 from .model import Report, human_bytes, utc_now
-from .retention import Decision, Policy, decide, find_gap, newest_dated
+from .retention import Decision, Policy, decide, find_pauses, fresh_pause, newest_dated
 from .vault import Vault
 
 
@@ -73,7 +73,7 @@ def prune(request: PruneRequest) -> Report:
             + (f", left {len(skipped)} alone that are not complete" if skipped else "")
         ),
         database=request.database,
-        warnings=[judged.warning for judged in found if judged.warning],
+        warnings=[warning for judged in found for warning in judged.warnings],
         details={
             "directory": str(request.directory),
             "removed": [_told(decision, whole) for decision in decisions if not decision.keep],
@@ -86,7 +86,7 @@ def prune(request: PruneRequest) -> Report:
 @dataclass(frozen=True)
 class _Judged:
     decisions: list[Decision]
-    warning: str
+    warnings: list[str]
 
 
 def _judge(request: PruneRequest, database: str, whole: Sequence[Listed]) -> _Judged:
@@ -99,14 +99,15 @@ def _judge(request: PruneRequest, database: str, whole: Sequence[Listed]) -> _Ju
     names = [one.recovery_set.name for one in whole if one.database == database]
     lacking = unconfirmed(request.directory, database, names, request.targets.get(database, ()))
     known = candidates(whole, database, lacking)
-    hold = reason_to_hold(request.directory, database, known, now) or find_gap(
-        known, request.policy, now
-    )
-    decisions = decide(known, request.policy, now, hold=hold)
+    hold = reason_to_hold(request.directory, database, known, now)
+    pauses = find_pauses(known, now)
+    decisions = decide(known, request.policy, now, hold=hold, pauses=pauses)
     newest = newest_dated(known, now)
     if newest and not request.check and not all(decision.keep for decision in decisions):
         Acknowledgement(request.directory, database).record(newest)
-    return _Judged(decisions, f"no set of {database} is removed: {hold}" if hold else "")
+    paused = fresh_pause(pauses, known, now)
+    warnings = [f"no set of {database} is removed: {hold}"] if hold else []
+    return _Judged(decisions, [*warnings, *([f"{database}: {paused}"] if paused else [])])
 
 
 def _remove(vault: Vault, doomed: list[Listed]) -> None:

@@ -20,7 +20,7 @@ from .model import Report, human_bytes, parse_time, utc_now
 from .offsite import NOT_OFFSITE
 from .remotes import store_of
 from .report import LOG_NAME, damaged_sets, passed_sets
-from .retention import Candidate, Decision, decide, find_gap, newest_dated
+from .retention import Candidate, Decision, Pause, decide, find_pauses, newest_dated
 from .run import Progress, Run
 from .stores import FarSet, Store
 from .targets import Offsite, OffsiteTarget
@@ -112,12 +112,9 @@ class _Pruning:
         far = {one.name: one for one in store.sets()}
         whole = [one for one in far.values() if one.has_manifest]
         known = [self._candidate(one, target.name, copies.get(one.name)) for one in whole]
-        hold = (
-            self._hold
-            or reason_of_loss(known, self._now, self._acknowledgement.until())
-            or find_gap(self._made(known, copies), target.retention, self._now)
-        )
-        decisions = decide(known, target.retention, self._now, hold=hold)
+        hold = self._hold or reason_of_loss(known, self._now, self._acknowledgement.until())
+        pauses = find_pauses(self._made(known, copies), self._now)
+        decisions = decide(known, target.retention, self._now, hold=hold, pauses=pauses)
         if hold:
             self._warnings.append(f"no copy at {target.name} is removed: {hold}")
         self._strange += sum(
@@ -132,7 +129,7 @@ class _Pruning:
         else:
             self._remove(store, target, far, going, known)
             self._tidy(store, far, copies)
-            self._forget_losses(target, known, copies, hold)
+            self._forget_losses(target, known, copies, hold, pauses)
         store.close()
         self._skipped += [
             {"name": one.name, "target": target.name, "problems": ["it has no manifest there"]}
@@ -196,7 +193,12 @@ class _Pruning:
             self._ledger.forget(store.name, gone)
 
     def _forget_losses(
-        self, target: OffsiteTarget, known: list[Candidate], copies: Mapping[str, Copy], hold: str
+        self,
+        target: OffsiteTarget,
+        known: list[Candidate],
+        copies: Mapping[str, Copy],
+        hold: str,
+        pauses: list[Pause],
     ) -> None:
         """A lost copy that would be removed by now, were it still there, is missed by nobody any more."""
         there = {one.name for one in known}
@@ -209,7 +211,7 @@ class _Pruning:
                 )
                 lost += [Candidate(name, created, safety=safety)] if name not in there else []
         names = {one.name for one in lost}
-        decisions = decide([*known, *lost], target.retention, self._now, hold=hold)
+        decisions = decide([*known, *lost], target.retention, self._now, hold=hold, pauses=pauses)
         gone = [one.name for one in decisions if not one.keep and one.name in names]
         if gone:
             self._ledger.forget(target.name, gone)

@@ -17,10 +17,10 @@ from .model import human_seconds, iso
 #: A board without a battery starts its clock in 1970 until the network sets it.
 _CLOCK_WAS_SET = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _DAY_S = 86400.0
-#: A longer time without a backup may be that of a clock which is ahead.
-_GAP_S = 60 * _DAY_S
 #: Nights are missed now and then.
-_SHORTEST_GAP_S = 2 * _DAY_S
+_SHORTEST_PAUSE_S = 2 * _DAY_S
+#: Where nothing tells how often backups are made: somebody may make one a month.
+_PAUSE_S = 60 * _DAY_S
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,27 @@ class Loss:
         )
 
 
+@dataclass(frozen=True)
+class Pause:
+    """A time in which no backup was made: from the one before it to the one after it, or to now.
+
+    `counts_s`: how much of it counts into the age of what is older.
+    """
+
+    began: datetime
+    ended: datetime
+    counts_s: float
+
+    def __str__(self) -> str:
+        length = human_seconds((self.ended - self.began).total_seconds())
+        return f"between {iso(self.began)} and {iso(self.ended)} ({length})"
+
+    def spared_s(self, candidate: Candidate) -> float:
+        """How much of the pause does not count into the age of a set."""
+        inside_s = (self.ended - max(self.began, candidate.created)).total_seconds()
+        return max(0.0, inside_s - self.counts_s)
+
+
 #: Whatever the age, the newest set of each kind stays.
 _NEWEST_OF = (
     ("it is the newest complete set", lambda candidate: True),
@@ -133,7 +154,12 @@ _NEWEST_OF = (
 
 
 def decide(
-    sets: Iterable[Candidate], policy: Policy, now: datetime, *, hold: str = ""
+    sets: Iterable[Candidate],
+    policy: Policy,
+    now: datetime,
+    *,
+    hold: str = "",
+    pauses: Sequence[Pause] = (),
 ) -> list[Decision]:
     """What to do with the complete sets of one database; their names are distinct.
 
@@ -141,6 +167,7 @@ def decide(
     place of the newest.
 
     :param hold: why nothing may go now, in words.
+    :param pauses: what does not count into the age of the sets.
     :returns: one decision for each set, newest first.
     :raises ValueError: the policy makes no sense.
     """
@@ -157,9 +184,12 @@ def decide(
     decisions = []
     for candidate in ordered:
         age_s = (now - candidate.created).total_seconds()
+        spared_s = sum(pause.spared_s(candidate) for pause in pauses)
         old = f"it is {human_seconds(age_s)} old"
+        if spared_s:
+            old += f", {human_seconds(spared_s)} of pauses between backups not counted"
         reason = reasons[candidate.name]
-        if not reason and age_s <= policy.days * _DAY_S:
+        if not reason and age_s - spared_s <= policy.days * _DAY_S:
             reason = f"{old}, sets are kept for {policy.days:g} days"
         if not reason and candidate.name in kept_for:
             reason = kept_for[candidate.name]
@@ -211,27 +241,36 @@ def loss_before(sets: Iterable[Candidate], after: Candidate) -> Loss | None:
     return Loss(before, after) if before and _halved(before, after) else None
 
 
-def find_gap(sets: Iterable[Candidate], policy: Policy, now: datetime) -> str:
-    """Why it is not believed that sets are old, in words; "" when nothing speaks against it.
+def find_pauses(sets: Iterable[Candidate], now: datetime) -> list[Pause]:
+    """The times in which no backup was made though there were some before and after, newest first.
 
-    Where the clock is ahead all sets but the new ones seem old; and where the host was off for longer than sets are kept,
-    all of them are. So nothing is to go after a long time without a backup until there were backups again for as many days
-    as the policy keeps: what goes then would have gone in any case. Up to 60 days it is a long time only where backups came
-    more than twice as often before it, for somebody may make one a month, and a prune leaves one of a month.
+    Where the clock is ahead all sets but the new ones seem old, and where the host was off for longer than sets are kept,
+    all of them are. So a time of more than two days, and of more than twice what lies between the backups on either side of
+    it, counts into the age of a set as much as lies between those. That much has to count: pruning leaves such times too,
+    and what it left there for a reason has to go when the reason does.
     """
     backups = [one.created for one in _backups(sets, now)]
-    shortest_s = max(policy.days * _DAY_S, _SHORTEST_GAP_S)
-    for later, earlier, before in zip([now, *backups], backups, [*backups[1:], None]):
-        if (now - later).total_seconds() > policy.days * _DAY_S:
-            break
-        gap_s = (later - earlier).total_seconds()
-        usual_s = (earlier - before).total_seconds() if before else gap_s
-        if gap_s > _GAP_S or gap_s > max(shortest_s, 2 * usual_s):
-            return (
-                f"after {iso(earlier)} there was no backup for {human_seconds(gap_s)}: is the clock right? "
-                f"Sets go again when there were backups for {policy.days:g} days"
-            )
-    return ""
+    moments = [now, *backups]
+    pauses = []
+    for place, (ended, began) in enumerate(zip(moments, backups)):
+        after_s = (moments[place - 1] - ended).total_seconds() if place else 0.0
+        older = moments[place + 2 : place + 3]
+        before_s = (began - older[0]).total_seconds() if older else 0.0
+        usual_s = max(after_s, before_s)
+        # Until the next backup the newest one says nothing of how often they are made.
+        known = bool(older) or place > 1
+        longest_s = max(_SHORTEST_PAUSE_S, 2 * usual_s) if known else _PAUSE_S
+        if (ended - began).total_seconds() > longest_s:
+            pauses.append(Pause(began, ended, usual_s))
+    return pauses
+
+
+def fresh_pause(pauses: Sequence[Pause], sets: Iterable[Candidate], now: datetime) -> str:
+    """A pause that nobody was told of yet, in words: it lasts, or ended with the newest backup; else ""."""
+    newest = next(iter(_backups(sets, now)), None)
+    if not (pauses and newest and pauses[0].ended >= newest.created):
+        return ""
+    return f"no backup was made {pauses[0]}: is the clock right? That time does not count into the age of a set"
 
 
 def newest_dated(sets: Iterable[Candidate], now: datetime) -> Candidate | None:
