@@ -286,3 +286,29 @@ def test_the_guide_to_a_recovery_lies_beside_the_copies_and_is_replaced(place: P
     (place.there / "RECOVERY.md").unlink()
     assert not copy_sets(CopyRequest(place.here, "shop", place.offsite())).changed
     assert f"SET={newer[1]}" in (place.there / "RECOVERY.md").read_text()
+
+
+def test_a_prune_that_fails_at_a_target_is_told_until_one_succeeds(place: Place) -> None:
+    place.sets({40: 7, 1: 7})
+    section = Section("shop", place.here, {"container": "none"}, place.offsite())
+    away = place.there.with_name("away")
+
+    def told() -> str:
+        (row,) = status_rows([section], None, NOW)
+        return "\n".join(row["problems"])
+
+    place.there.rename(away)
+    place.there.write_text("no directory")
+    assert place.prune(check=True).verdict == place.prune().verdict == "not_offsite"
+    assert "the prune of copies of " in told()
+    assert "failed: offsite target disk: " in told()
+    # Then nothing can be copied there either, which says it all.
+    copy_sets(CopyRequest(place.here, "shop", place.offsite()))
+    assert "the prune of copies" not in told()
+    assert "offsite target disk fails since" in told()
+    place.there.unlink()
+    away.rename(place.there)
+    copy_sets(CopyRequest(place.here, "shop", place.offsite()))
+    assert "the prune of copies" in told()
+    place.prune()
+    assert "the prune of copies" not in told()

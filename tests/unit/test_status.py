@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -16,9 +17,21 @@ from recovery_sets import lay_out
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
     attempts as of_attempts,
 )
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine import (
+    journal as of_journal,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.attempts import Attempts
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.config import Section
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.errors import HostError
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.journal import (
+    Entry,
+    Journal,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.model import iso, utc_now
+from ansible_collections.firedrill.postgres.plugins.module_utils._engine.prune import (
+    PruneRequest,
+    prune,
+)
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.schedule import Schedule
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.status import status_rows
 
@@ -47,6 +60,37 @@ def told(directory: Path, schedule: Schedule | None = None, now: datetime = NOW)
 
 def hours_ago(hours: float) -> datetime:
     return NOW - timedelta(hours=hours)
+
+
+def test_a_restore_is_interrupted_when_its_process_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, "shop-db-1", "shop")
+    entry = journal.write(Entry("run", "restore", "swap", "shop-db-1", "shop"))
+    assert "has not ended" not in told(tmp_path)
+    monkeypatch.setattr(of_journal, "owner_mark", lambda: "another-boot/1/1")
+    entry = journal.write(entry, step="stopping")
+    assert f"the restore of {entry.at} has not ended" in told(tmp_path)
+    journal.write(entry, step="failed")
+    assert "has not ended" not in told(tmp_path)
+
+
+def test_a_prune_that_fails_is_told_until_one_succeeds(tmp_path: Path) -> None:
+    request = PruneRequest(tmp_path, database="shop")
+    lay_out(tmp_path, created=hours_ago(1))
+    # Where it cannot be read what restores were about, nothing goes.
+    journal = tmp_path / "shop.journal"
+    journal.mkdir()
+    for check in (True, False):
+        with pytest.raises(HostError):
+            prune(replace(request, check=check))
+        assert ("the prune of " in told(tmp_path)) is not check
+    assert f"failed: The journal {journal} cannot be read" in told(tmp_path)
+    journal.rmdir()
+    prune(replace(request, check=True))
+    assert "the prune of " in told(tmp_path)
+    prune(request)
+    assert "the prune of " not in told(tmp_path)
 
 
 # -- one directory, two hosts --------------------------------------------------------------------------

@@ -134,8 +134,11 @@ class Attempts:
 
 
 @contextlib.contextmanager
-def failures_noted(directory: Path, database: str, *, check: bool = False) -> Iterator[None]:
-    """Notes what ends a backup, or what it is made ready with, so that retention keeps what there is.
+def failures_noted(
+    directory: Path, database: str, job: str = "dump", *, check: bool = False
+) -> Iterator[None]:
+    """Notes what ends a job. With a backup, or what it is made ready with, retention keeps what there is; of a prune
+    `status` tells.
 
     :param check: nothing is noted of what only would be done.
     """
@@ -150,5 +153,5 @@ def failures_noted(directory: Path, database: str, *, check: bool = False) -> It
                 words = type(error).__name__
                 if isinstance(error, FiredrillError):
                     words = error.told or str(error)
-                Attempts(directory, database).fail("dump", utc_now(), words)
+                Attempts(directory, database).fail(job, utc_now(), words)
         raise

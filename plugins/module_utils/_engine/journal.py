@@ -16,6 +16,7 @@ from .durable import reserve, sync_directory
 from .errors import HostError
 from .filenames import file_base
 from .model import iso, utc_now
+from .run import owner_lives, owner_mark
 
 #: The steps that end a run. Before them a swap takes begun, created, stopping, swapping, swapped, and a replace begun,
 #: stopping, replacing, swapping, swapped.
@@ -49,6 +50,8 @@ class Entry:
     cluster: str = ""
     #: Whose run it is: hosts may share a directory, and not know it.
     host: str = ""
+    #: The mark of the process that took the step.
+    owner: str = ""
 
     @property
     def ended(self) -> bool:
@@ -58,6 +61,11 @@ class Entry:
     def ours(self) -> bool:
         """Whether it is a run of this host; one that names none is taken for one."""
         return self.host in ("", platform.node())
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the process that took the latest step is still at it."""
+        return not self.ended and self.ours and owner_lives(self.owner)
 
 
 class Journal:
@@ -107,7 +115,8 @@ class Journal:
         :raises HostError: it cannot be written, so the step must not be taken.
         """
         is_first = not entry.at
-        entry = replace(entry, at=iso(utc_now()), host=platform.node(), **changes)  # type: ignore[arg-type]
+        made = {"at": iso(utc_now()), "host": platform.node(), "owner": owner_mark()}
+        entry = replace(entry, **made, **changes)  # type: ignore[arg-type]
         line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
         new = not self.path.exists()
         try:

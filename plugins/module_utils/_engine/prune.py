@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .attempts import Attempts, failures_noted
 from .durable import sync_directory
 from .errors import ConfigError, HostError
 from .holds import Acknowledgement, candidates, reason_to_hold
@@ -36,7 +37,8 @@ class PruneRequest:
 
 
 def prune(request: PruneRequest) -> Report:
-    """Removes the sets that the policy lets go; with `check` only says which, and why.
+    """Removes the sets that the policy lets go; with `check` only says which, and why. That it failed for one database is
+    noted, for `status`.
 
     The details hold `removed` and `kept`, each with the reason, and `skipped`: what is no complete set.
 
@@ -45,6 +47,16 @@ def prune(request: PruneRequest) -> Report:
     """
     if request.policy.doubt:
         raise ConfigError(request.policy.doubt, state="Nothing was removed")
+    if not request.database:
+        return _prune(request)
+    with failures_noted(request.directory, request.database, "prune", check=request.check):
+        report = _prune(request)
+    if not request.check:
+        Attempts(request.directory, request.database).end("prune")
+    return report
+
+
+def _prune(request: PruneRequest) -> Report:
     vault = Vault(request.directory)
     require_directory(request.directory)
     with vault.lock():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .attempts import Attempts, failures_noted
 from .errors import FiredrillError
 from .holds import Acknowledgement, candidates, reason_of_loss, reason_to_hold
 from .ledger import CONFIRMED, REMOVED, Copy, Ledger
@@ -25,6 +26,7 @@ from .run import Progress, Run
 from .stores import FarSet, Store
 from .targets import Offsite, OffsiteTarget
 
+_JOB = "prune-far"
 _DAY_S = 86400.0
 
 
@@ -42,14 +44,26 @@ def prune_far(request: PruneFarRequest, progress: Progress | None = None) -> Rep
     """Removes copies that the policy of their target lets go, one target after the other.
 
     A target that cannot be listed loses nothing. The details are those of prune(), each entry with its `target`; the
-    verdict is `not_offsite` when a target failed.
+    verdict is `not_offsite` when a target failed, which is noted, for `status`.
 
     :raises BusyError: copies are being made just now.
     :raises HostError: the directory cannot be read, or what goes cannot be noted.
     """
-    ledger = Ledger(request.directory, request.database)
-    with Run("prune", progress=progress) as run, run.lock(*ledger.lock_identity):
-        return _Pruning(run, request, ledger).report()
+    directory, database = request.directory, request.database
+    ledger = Ledger(directory, database)
+    with (
+        failures_noted(directory, database, _JOB, check=request.check),
+        Run("prune", progress=progress) as run,
+        run.lock(*ledger.lock_identity),
+    ):
+        pruning = _Pruning(run, request, ledger)
+        report = pruning.report()
+    attempts = Attempts(directory, database)
+    if pruning.failures and not request.check:
+        attempts.fail(_JOB, utc_now(), "; ".join(pruning.failures.values()))
+    elif not request.check:
+        attempts.end(_JOB)
+    return report
 
 
 class _Pruning:
@@ -70,17 +84,16 @@ class _Pruning:
         self._kept: list[dict[str, Any]] = []
         self._skipped: list[dict[str, Any]] = []
         self._warnings: list[str] = []
+        self.failures: dict[str, str] = {}
         self._strange = 0
 
     def report(self) -> Report:
         request = self._request
-        failed = []
         for target in request.offsite.targets:
             try:
                 self._prune(target)
             except FiredrillError as error:
-                failed.append(target.name)
-                self._warnings.append(f"offsite target {target.name}: {error}")
+                self.failures[target.name] = f"offsite target {target.name}: {error}"
         freed = human_bytes(sum(one["bytes"] for one in self._removed))
         verb = "Would remove" if request.check else "Removed"
         names = ", ".join(request.offsite.names)
@@ -94,11 +107,11 @@ class _Pruning:
                     if self._strange
                     else ""
                 )
-                + (f"; NOT pruned: {', '.join(failed)}" if failed else "")
+                + (f"; NOT pruned: {', '.join(self.failures)}" if self.failures else "")
             ),
             database=request.database,
-            verdict=NOT_OFFSITE if failed else "",
-            warnings=self._warnings,
+            verdict=NOT_OFFSITE if self.failures else "",
+            warnings=[*self._warnings, *self.failures.values()],
             details={
                 "removed": self._removed,
                 "kept": self._kept,

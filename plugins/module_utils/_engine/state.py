@@ -110,7 +110,7 @@ def look(directory: Path, database: str, now: datetime) -> State:
     """
     Vault(directory).require_disk()
     tries = Attempts(directory, database)
-    latest = {job: tries.latest(job) for job in ("backup", "copy", "drill")}
+    latest = {job: tries.latest(job) for job in ("backup", "copy", "drill", "prune", "prune-far")}
     known = {job: attempt for job, attempt in latest.items() if attempt}
     if not is_there(directory):
         return State(tries=known, up_s=uptime_s())

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -108,6 +108,7 @@ def _standing(
     whole = {one.recovery_set.name: one.recovery_set.created for one in state.sets if one.complete}
     offsite = target_rows(section.directory, section.database, section.offsite.names, whole)
     problems += target_problems(offsite, whole, now)
+    problems += _of_prunes(state, offsite)
     problems += _of_the_application(section)
     proof = last_proof(section.directory, section.database)
     lost = Told.read(section.directory, section.database).lost
@@ -243,13 +244,25 @@ def _of_room(state: State, free: int | None) -> list[Problem]:
     return []
 
 
+def _of_prunes(state: State, offsite: Sequence[dict[str, Any]]) -> list[Problem]:
+    """That what is too old could not be removed. Of a target that cannot be reached, its copies tell."""
+    here, far = state.tries.get("prune"), state.tries.get("prune-far")
+    found = []
+    if here and here.failed:
+        found.append(Problem("prune-failed", f"the prune {here.words}"))
+    if far and far.failed and offsite and not any(row["failing_since"] for row in offsite):
+        found.append(Problem("prune-far-failed", f"the prune of copies {far.words}"))
+    return found
+
+
 def _of_the_application(section: Section) -> list[Problem]:
     """The container, and restores that were killed and not settled."""
     found = []
     try:
         for entry in interrupted(section.directory, section.database):
-            words = f"the {entry.action} of {entry.at} has not ended (`firedrill settle` ends one that was killed)"
-            found.append(Problem(f"{entry.action}-interrupted", words))
+            if not entry.is_under_way:
+                words = f"the {entry.action} of {entry.at} has not ended (`firedrill settle` ends one that was killed)"
+                found.append(Problem(f"{entry.action}-interrupted", words))
         target = section.target(password=False)
         Containers().find(name=target.container, project=target.project, service=target.service)
     except FiredrillError as error:
