@@ -698,6 +698,7 @@ FROM_CONTROLLER = """
     - ansible.builtin.set_fact:
         _recover_known: {}
         _recover_set: "{{ lookup('firedrill.postgres.recovery_set', test_sets, database='shop') }}"
+    - ansible.builtin.file: {path: "{{ test_sets }}/{{ test_lost | default('nothing') }}", state: absent}
     - ansible.builtin.import_role: {name: firedrill.postgres.recover, tasks_from: set}
 """
 
@@ -726,6 +727,26 @@ def test_what_a_lost_connection_leaves_of_a_dump_on_the_host_goes(tmp_path: Path
     assert all(re.match(r"/var/tmp/firedrill-lost-shop-\w{8}/ansible-tmp-", way) for way in ways)
     assert not list(Path("/var/tmp").glob("firedrill-lost-shop-????????"))
     assert done.returncode == 0 or os.geteuid() != 0, done.stdout
+
+
+def test_a_set_of_which_a_file_does_not_arrive_is_none_on_the_host(tmp_path: Path) -> None:
+    sets, near = tmp_path / "sets", tmp_path / "near"
+    sets.mkdir()
+    near.mkdir()
+    name = lay_out(sets).name
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    (tmp_path / "play.yml").write_text(FROM_CONTROLLER, encoding="utf-8")
+    settings = {
+        "test_sets": str(sets),
+        "test_lost": f"{name}.dump",
+        "firedrill_database": "shop",
+        "firedrill_backup_dir": str(near),
+    }
+    hosts = inventory_of(tmp_path, firedrill={"lost": here})
+    done = played(str(tmp_path / "play.yml"), *hosts, "-e", json.dumps(settings))
+    assert done.returncode != 0
+    assert f"{name}.dump" in " ".join(done.stdout.split())
+    assert not (near / f"{name}.json").exists()
 
 
 # -- hosts that are asked for by --limit
