@@ -375,7 +375,7 @@ def test_verify_needs_no_running_server(own_postgres: Postgres, sets: Path) -> N
 @pytest.fixture
 def history(made: Path, sets: Path) -> dict[float, Path]:
     """Sets of five ages in days. A drill passed the one of 20 days, and one of 40 days before."""
-    found = {days: copy_of(made, days) for days in (9, 10, 20, 30, 40)}
+    found = {days: copy_of(made, days) for days in (5, 10, 20, 30, 40)}
     for suffix in (".dump", ".globals.sql", ".json"):
         made.with_suffix(suffix).unlink()
     with (sets / "drills.jsonl").open("w") as log:
@@ -395,7 +395,7 @@ def test_a_dry_run_of_prune_says_which_and_why_and_removes_nothing(
     assert document["changed"] is True
     reasons = {entry["name"]: entry["reason"] for entry in document["kept"]}
     assert reasons == {
-        history[9].stem: "it is the newest complete set",
+        history[5].stem: "it is the newest complete set",
         history[20].stem: "it is the newest set that passed a drill",
     }
     removed = {entry["name"]: entry["reason"] for entry in document["removed"]}
@@ -418,7 +418,7 @@ def test_prune_removes_whole_sets_and_nothing_else(
     assert [entry["name"] for entry in document["removed"]] == [history[40].stem]
     assert {entry["name"] for entry in document["skipped"]} == {history[d].stem for d in (10, 30)}
     assert not list(sets.glob(f"{history[40].stem}.*"))
-    for days in (9, 20):
+    for days in (5, 20):
         assert len(list(sets.glob(f"{history[days].stem}.*"))) == 3
     assert (sets / "notes.txt").exists()
     assert history[30].exists()
@@ -428,7 +428,7 @@ def test_prune_removes_whole_sets_and_nothing_else(
 def test_a_newest_set_that_is_damaged_does_not_cost_the_one_before(
     settings: Path, history: dict[float, Path]
 ) -> None:
-    cut(history[9])
+    cut(history[5])
     document = documents("--config", settings, "prune", "--dry-run")
     reasons = {entry["name"]: entry["reason"] for entry in document["kept"]}
     assert reasons[history[10].stem] == "it is the newest complete set"
