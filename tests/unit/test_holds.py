@@ -275,7 +275,7 @@ def test_after_a_pause_that_was_longer_than_sets_are_kept_none_goes_at_once(tmp_
     sets_of(tmp_path, {24: 100, 23: 100, 22: 100, 0.1: 100})
     report = pruned(tmp_path)
     assert removed(report) == set()
-    assert "no backup was made between" in report.warnings[0]
+    assert "there was no backup between" in report.warnings[0]
     assert "(21 d 2" in report.warnings[0]
 
 

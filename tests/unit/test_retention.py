@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 from ansible_collections.firedrill.postgres.plugins.module_utils._engine.retention import (
     Candidate,
     Decision,
+    History,
     Policy,
     decide,
     find_loss,
-    find_pauses,
-    fresh_pause,
 )
 
 NOW = datetime(2026, 11, 24, 3, 0, tzinfo=timezone.utc)
@@ -292,7 +291,7 @@ def test_a_policy_is_told_in_words() -> None:
 
 
 def pruned(sets: list[Candidate], policy: Policy, now: datetime = NOW) -> list[Candidate]:
-    stay = kept(decide(sets, policy, now, pauses=find_pauses(sets, now)))
+    stay = kept(decide(sets, policy, now, history=History(sets, policy, now)))
     return [one for one in sets if one.name in stay]
 
 
@@ -308,17 +307,19 @@ def pruned(sets: list[Candidate], policy: Policy, now: datetime = NOW) -> list[C
         # There was but one before.
         ([0, 3000], [0, 3000]),
         # No backup, but a prune.
-        ([*range(3000, 3010)], [*range(3000, 3007)]),
+        ([*range(3000, 3010)], [*range(3000, 3008)]),
         # The host was off for a holiday.
         ([0, 21, 22, 23], [0, 21, 22, 23]),
-        ([0, 1, 6, 21, 22], [0, 1, 6]),
+        ([0, 1, 6, 21, 22], [0, 1, 6, 21, 22]),
         ([0, 1, 2, *range(21, 30)], [0, 1, 2, *range(21, 26)]),
-        # Two pauses.
+        # And once more, with a backup or two between.
         ([0, 1, 21, 22, *range(50, 60)], [0, 1, 21, 22, *range(50, 54)]),
-        # A night was missed.
-        ([0, 1, 3, 4, 5, 6, 7, 8], [0, 1, 3, 4, 5, 6, 7]),
+        ([0, 4, *range(12, 22)], [0, 4, *range(12, 18)]),
+        ([0, 6, *range(18, 28)], [0, 6, *range(18, 24)]),
+        # It was off for a week-end.
+        ([0, 3, 4, 5, 6, 7, 10, 11], [0, 3, 4, 5, 6, 7]),
         # Somebody makes one a week, or one a month, and left one out.
-        ([0, 7, 14.1, 21.2], [0, 7]),
+        ([0, 7.1, 14.1, 21.2], [0]),
         ([0, 31, 62, 93], [0]),
         ([0, 60, 91], [0]),
         # That of last month and that of last year, which the rules do not ask for any more.
@@ -328,7 +329,7 @@ def pruned(sets: list[Candidate], policy: Policy, now: datetime = NOW) -> list[C
         ([], []),
     ],
 )
-def test_a_time_without_backups_does_not_make_sets_old(
+def test_a_long_time_without_backups_costs_no_sets(
     ages_of_backups: list[float], left: list[float]
 ) -> None:
     assert pruned([aged(days) for days in ages_of_backups], Policy(7)) == [
@@ -336,56 +337,81 @@ def test_a_time_without_backups_does_not_make_sets_old(
     ]
 
 
+@pytest.mark.parametrize(
+    ("days", "off", "spared"),
+    [(0, 1.9, False), (0.5, 2.1, True), (30, 29, False), (30, 31, True), (365, 59, False)],
+)
+def test_a_time_is_long_when_all_sets_have_grown_too_old_in_it(
+    days: float, off: float, spared: bool
+) -> None:
+    sets = [aged(0), *(aged(off + before) for before in range(8))]
+    assert bool(History(sets, Policy(days), NOW).fresh_pause()) is spared
+    assert bool(History(sets, Policy(days), NOW).why_spared(sets[1])) is spared
+
+
 def test_a_dump_before_a_restore_ends_no_pause() -> None:
     sets = [aged(0), *(aged(days, safety=True) for days in range(1, 62)), aged(61), aged(62)]
-    pauses = find_pauses(sets, NOW)
-    assert fresh_pause(pauses, sets, NOW) == (
-        "no backup was made between 2026-09-24T03:00:00Z and 2026-11-24T03:00:00Z (61 d 0 h): is the clock right? "
-        "That time does not count into the age of a set"
+    history = History(sets, Policy(7), NOW)
+    assert history.fresh_pause() == (
+        "there was no backup between 2026-09-24T03:00:00Z and 2026-11-24T03:00:00Z (61 d 0 h): is the clock right? "
+        "Sets from before it stay until there are newer ones of 8 days"
     )
-    assert pruned(sets, Policy(7)) == sets
-    decision = next(
-        one for one in decide(sets, Policy(7), NOW, pauses=pauses) if one.name == "set-61"
-    )
-    assert decision.reason == (
-        "it is 61 d 0 h old, 60 d 0 h of pauses between backups not counted, sets are kept for 7 days"
+    decisions = decide(sets, Policy(7), NOW, history=history)
+    reasons = {decision.name: decision.reason for decision in decisions}
+    assert reasons["set-62"] == (
+        "it is 62 d 0 h old, but there was no backup between 2026-09-24T03:00:00Z and 2026-11-24T03:00:00Z (61 d 0 h), "
+        "and there are newer ones of 2 days, not yet of 8"
     )
 
 
-def test_a_pause_is_told_until_there_is_another_backup() -> None:
-    for ages_of_backups, told in [
-        ([21.0, 22, 23], True),
+@pytest.mark.parametrize(
+    ("ages_of_backups", "told"),
+    [
+        ([21, 22, 23], True),
         ([0, 21, 22], True),
         ([0, 1, 22, 23], False),
         ([0, 1, 2], False),
+        # After a week-end.
+        ([0, 3, 4, 5, 6, 7], False),
         # The second of somebody who makes one now and then.
-        ([0, 7], False),
+        ([0, 7.1], False),
         ([0], False),
         ([], False),
-    ]:
-        sets = [aged(days) for days in ages_of_backups]
-        assert bool(fresh_pause(find_pauses(sets, NOW), sets, NOW)) is told
+    ],
+)
+def test_a_pause_is_told_until_there_is_another_backup(
+    ages_of_backups: list[float], told: bool
+) -> None:
+    sets = [aged(days) for days in ages_of_backups]
+    assert bool(History(sets, Policy(7), NOW).fresh_pause()) is told
 
 
 @in_its_own_time
 @given(histories(), policies)
-def test_a_pause_only_ever_makes_sets_stay(sets: list[Candidate], policy: Policy) -> None:
-    stayed = kept(decide(sets, policy, NOW, pauses=find_pauses(sets, NOW)))
-    assert kept(decide(sets, policy, NOW)) <= stayed
+def test_a_pause_only_ever_makes_sets_stay_and_never_more_than_of_so_many_days(
+    sets: list[Candidate], policy: Policy
+) -> None:
+    stayed = kept(decide(sets, policy, NOW))
+    spared = kept(decide(sets, policy, NOW, history=History(sets, policy, NOW)))
+    assert stayed <= spared
+    backups = {one.created.date() for one in believed(sets) if not one.safety}
+    for one in believed(sets):
+        if one.name in spared - stayed:
+            newer = {day for day in backups if day > one.created.date()}
+            assert len(newer) <= policy.days + 1
 
 
 def play(
-    nights: list[int], policy: Policy, chance: random.Random, drill_every: int = 30
+    nights: list[float], policy: Policy, chance: random.Random, drill_every: int = 30
 ) -> tuple[list[int], list[str]]:
     """How many sets there were after each prune, and what was told; no night's backup is made at the same minute."""
     sets: list[Candidate] = []
     counts, told = [], []
     for night in nights:
         now = NOW + timedelta(days=night, minutes=chance.uniform(0, 30))
-        passed = night % drill_every == 0
-        sets = [Candidate(f"night-{night}", now, passed=passed), *sets]
+        sets = [Candidate(f"night-{night}", now, passed=night % drill_every == 0), *sets]
         now += timedelta(minutes=1)
-        told += filter(None, [fresh_pause(find_pauses(sets, now), sets, now)])
+        told += filter(None, [History(sets, policy, now).fresh_pause()])
         sets = pruned(sets, policy, now)
         counts.append(len(sets))
     return counts, told
@@ -393,7 +419,7 @@ def play(
 
 @pytest.mark.parametrize(
     ("policy", "most"),
-    [(Policy(7), 11), (Policy(7, keep_weekly=4, keep_monthly=6, keep_yearly=2), 22)],
+    [(Policy(7), 10), (Policy(7, keep_weekly=4, keep_monthly=6, keep_yearly=2), 21)],
 )
 @pytest.mark.parametrize("drill_every", [30, 400, 5000])
 def test_a_host_that_is_always_on_keeps_what_the_rules_ask_for_and_is_told_of_no_pause(
@@ -405,20 +431,34 @@ def test_a_host_that_is_always_on_keeps_what_the_rules_ask_for_and_is_told_of_no
 
 
 @pytest.mark.parametrize(
-    ("on", "of", "most"), [(2, 14, 11), (5, 30, 11), (1, 14, 3), (3, 7, 11), (20, 60, 11)]
+    ("on", "of", "most"), [(2, 14, 10), (5, 30, 12), (1, 14, 3), (3, 7, 7), (20, 60, 10)]
 )
 def test_a_host_that_is_on_now_and_then_prunes(on: int, of: int, most: int) -> None:
-    nights = [night for night in range(900) if night % of < on]
+    nights = [float(night) for night in range(900) if night % of < on]
     counts, unused_told = play(nights, Policy(7), random.Random(on))
     assert max(counts) <= most
+
+
+@pytest.mark.parametrize("every", [3, 7, 8])
+def test_two_backups_at_a_time_now_and_then_are_no_reason_to_keep_them_for_ever(every: int) -> None:
+    """Before and after each change of the application."""
+    nights = [week * every + later for week in range(100) for later in (0, 0.1)]
+    counts, unused_told = play(nights, Policy(7), random.Random(every))
+    assert max(counts) <= 2 * 9
+
+
+def test_a_host_that_is_off_at_week_ends_is_told_of_no_pause() -> None:
+    nights = [float(night) for night in range(400) if night % 7 < 5]
+    assert play(nights, Policy(7), random.Random(1))[1] == []
 
 
 def test_what_is_kept_over_a_pause_is_what_would_have_been_kept_without_it() -> None:
     """A daily host is off for 40 days, in any night of its life."""
     for pause_at in range(20, 60):
-        nights = [night if night < pause_at else night + 40 for night in range(80)]
-        counts, unused_told = play(nights, Policy(7), random.Random(pause_at))
+        nights = [float(night if night < pause_at else night + 40) for night in range(80)]
+        counts, told = play(nights, Policy(7), random.Random(pause_at))
         assert min(counts[20:]) >= 7
+        assert len(told) == 1
 
 
 # -- losses of rows ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from .errors import BusyError, FiredrillError
+from .errors import BusyError, FiredrillError, InterruptedRun
 from .filenames import file_base
 from .model import iso, parse_time, utc_now
 from .notes import read_note, write_note
@@ -134,11 +134,8 @@ class Attempts:
 
 
 @contextlib.contextmanager
-def failures_noted(
-    directory: Path, database: str, job: str = "dump", *, check: bool = False
-) -> Iterator[None]:
-    """Notes what ends a job. With a backup, or what it is made ready with, retention keeps what there is; of a prune
-    `status` tells.
+def failures_noted(directory: Path, database: str, *, check: bool = False) -> Iterator[None]:
+    """Notes what ends a backup, or what it is made ready with, so that retention keeps what there is.
 
     :param check: nothing is noted of what only would be done.
     """
@@ -147,11 +144,42 @@ def failures_noted(
     except BusyError:
         raise
     except BaseException as error:
-        # Without a set there is none that has to be kept; where nobody can look, this error says why.
-        with contextlib.suppress(FiredrillError):
-            if not check and Vault(directory).sets(database):
-                words = type(error).__name__
-                if isinstance(error, FiredrillError):
-                    words = error.told or str(error)
-                Attempts(directory, database).fail(job, utc_now(), words)
+        if not check:
+            _note(directory, database, "dump", _words_of(error))
         raise
+
+
+@contextlib.contextmanager
+def end_noted(
+    directory: Path, database: str, job: str, *, check: bool = False
+) -> Iterator[list[str]]:
+    """Notes how a job ended that the schedule does not try again by itself, so that `status` tells when it failed.
+
+    What is added to the list that this gives is a failure too. Whoever ended it by a signal knows.
+
+    :param check: nothing is noted of what only would be done.
+    """
+    failures: list[str] = []
+    try:
+        yield failures
+    except (BusyError, InterruptedRun):
+        raise
+    except Exception as error:
+        failures.append(_words_of(error))
+        raise
+    finally:
+        if failures and not check:
+            _note(directory, database, job, "; ".join(failures))
+    if not failures and not check:
+        Attempts(directory, database).end(job)
+
+
+def _note(directory: Path, database: str, job: str, words: str) -> None:
+    # Without a set there is none that has to be kept; where nobody can look, the error itself says why.
+    with contextlib.suppress(FiredrillError):
+        if Vault(directory).sets(database):
+            Attempts(directory, database).fail(job, utc_now(), words)
+
+
+def _words_of(error: BaseException) -> str:
+    return (error.told or str(error)) if isinstance(error, FiredrillError) else type(error).__name__

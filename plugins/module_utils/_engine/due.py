@@ -77,7 +77,8 @@ def due_tasks(
             held.enter_context(only_one("due-copy"))
         except BusyError:
             return
-        for far in (_Copy(schedule), _PruneFar(backups.made)):
+        copies = _Copy(schedule)
+        for far in (copies, _PruneFar(backups.made, copies.brought)):
             for section in sections:
                 yield from far.tasks(section, check=check)
 
@@ -238,13 +239,14 @@ class _Backup(_Job):
 
 
 class _PruneFar:
-    """The same at the targets, when they have the new set."""
+    """The same at the targets, when they have the new set; a target may have been asleep when it was made."""
 
-    def __init__(self, made: Sequence[Section]) -> None:
-        self._made = made
+    def __init__(self, made: Sequence[Section], brought: Sequence[Section]) -> None:
+        self._made, self._brought = made, brought
 
     def tasks(self, section: Section, *, check: bool) -> Iterator[Task]:
-        if section in self._made and section.offsite.targets and not check:
+        is_new = section in self._made or section in self._brought
+        if is_new and section.offsite.targets and not check:
             far = PruneFarRequest(section.directory, section.database, section.offsite)
             yield Task(section.name, lambda progress: prune_far(far, progress), "prune")
 
@@ -253,6 +255,10 @@ class _Copy(_Job):
     """What a target has not got: the new set, and those that it could not be given before."""
 
     name = "copy"
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__(schedule)
+        self.brought: list[Section] = []
 
     def due(self, section: Section, state: State, now: datetime) -> datetime | None:
         whole = {
@@ -270,7 +276,10 @@ class _Copy(_Job):
         return None
 
     def run(self, section: Section, progress: Progress | None) -> Report:
-        return copy_sets(section.copy(), progress)
+        report = copy_sets(section.copy(), progress)
+        if report.changed:
+            self.brought.append(section)
+        return report
 
     def tasks(self, section: Section, *, check: bool) -> Iterator[Task]:
         if section.offsite.targets:

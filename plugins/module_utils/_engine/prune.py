@@ -7,18 +7,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .attempts import Attempts, failures_noted
+from .attempts import end_noted
 from .durable import sync_directory
 from .errors import ConfigError, HostError
 from .holds import Acknowledgement, candidates, reason_to_hold
 from .ledger import unconfirmed
 from .listing import Listed, list_sets, require_directory
 from .model import Report, human_bytes, utc_now
-from .retention import Decision, Policy, decide, find_pauses, fresh_pause, newest_dated
+from .retention import Decision, History, Policy, decide, newest_dated
 from .vault import Vault
 
 
@@ -37,8 +38,8 @@ class PruneRequest:
 
 
 def prune(request: PruneRequest) -> Report:
-    """Removes the sets that the policy lets go; with `check` only says which, and why. That it failed for one database is
-    noted, for `status`.
+    """Removes the sets that the policy lets go; with `check` only says which, and why. That it failed is noted, for
+    `status`.
 
     The details hold `removed` and `kept`, each with the reason, and `skipped`: what is no complete set.
 
@@ -47,13 +48,11 @@ def prune(request: PruneRequest) -> Report:
     """
     if request.policy.doubt:
         raise ConfigError(request.policy.doubt, state="Nothing was removed")
-    if not request.database:
+    names = [request.database] if request.database else request.targets
+    with ExitStack() as noted:
+        for name in names:
+            noted.enter_context(end_noted(request.directory, name, "prune", check=request.check))
         return _prune(request)
-    with failures_noted(request.directory, request.database, "prune", check=request.check):
-        report = _prune(request)
-    if not request.check:
-        Attempts(request.directory, request.database).end("prune")
-    return report
 
 
 def _prune(request: PruneRequest) -> Report:
@@ -112,12 +111,12 @@ def _judge(request: PruneRequest, database: str, whole: Sequence[Listed]) -> _Ju
     lacking = unconfirmed(request.directory, database, names, request.targets.get(database, ()))
     known = candidates(whole, database, lacking)
     hold = reason_to_hold(request.directory, database, known, now)
-    pauses = find_pauses(known, now)
-    decisions = decide(known, request.policy, now, hold=hold, pauses=pauses)
+    history = History(known, request.policy, now)
+    decisions = decide(known, request.policy, now, hold=hold, history=history)
     newest = newest_dated(known, now)
     if newest and not request.check and not all(decision.keep for decision in decisions):
         Acknowledgement(request.directory, database).record(newest)
-    paused = fresh_pause(pauses, known, now)
+    paused = history.fresh_pause()
     warnings = [f"no set of {database} is removed: {hold}"] if hold else []
     return _Judged(decisions, [*warnings, *([f"{database}: {paused}"] if paused else [])])
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .attempts import Attempts, failures_noted
+from .attempts import end_noted
 from .errors import FiredrillError
 from .holds import Acknowledgement, candidates, reason_of_loss, reason_to_hold
 from .ledger import CONFIRMED, REMOVED, Copy, Ledger
@@ -21,12 +21,11 @@ from .model import Report, human_bytes, parse_time, utc_now
 from .offsite import NOT_OFFSITE
 from .remotes import store_of
 from .report import LOG_NAME, damaged_sets, passed_sets
-from .retention import Candidate, Decision, Pause, decide, find_pauses, newest_dated
+from .retention import Candidate, Decision, History, decide, newest_dated
 from .run import Progress, Run
 from .stores import FarSet, Store
 from .targets import Offsite, OffsiteTarget
 
-_JOB = "prune-far"
 _DAY_S = 86400.0
 
 
@@ -52,18 +51,20 @@ def prune_far(request: PruneFarRequest, progress: Progress | None = None) -> Rep
     directory, database = request.directory, request.database
     ledger = Ledger(directory, database)
     with (
-        failures_noted(directory, database, _JOB, check=request.check),
+        end_noted(directory, database, "prune-far", check=request.check) as failures,
         Run("prune", progress=progress) as run,
         run.lock(*ledger.lock_identity),
     ):
         pruning = _Pruning(run, request, ledger)
         report = pruning.report()
-    attempts = Attempts(directory, database)
-    if pruning.failures and not request.check:
-        attempts.fail(_JOB, utc_now(), "; ".join(pruning.failures.values()))
-    elif not request.check:
-        attempts.end(_JOB)
-    return report
+        # Of a target that cannot be reached, its copies tell.
+        targets = ledger.targets()
+        failures += [
+            words
+            for name, words in pruning.failures.items()
+            if name not in targets or not targets[name].failing_since
+        ]
+        return report
 
 
 class _Pruning:
@@ -126,8 +127,8 @@ class _Pruning:
         whole = [one for one in far.values() if one.has_manifest]
         known = [self._candidate(one, target.name, copies.get(one.name)) for one in whole]
         hold = self._hold or reason_of_loss(known, self._now, self._acknowledgement.until())
-        pauses = find_pauses(self._made(known, copies), self._now)
-        decisions = decide(known, target.retention, self._now, hold=hold, pauses=pauses)
+        history = History(self._made(known, copies), target.retention, self._now)
+        decisions = decide(known, target.retention, self._now, hold=hold, history=history)
         if hold:
             self._warnings.append(f"no copy at {target.name} is removed: {hold}")
         self._strange += sum(
@@ -142,7 +143,7 @@ class _Pruning:
         else:
             self._remove(store, target, far, going, known)
             self._tidy(store, far, copies)
-            self._forget_losses(target, known, copies, hold, pauses)
+            self._forget_losses(target, known, copies, hold, history)
         store.close()
         self._skipped += [
             {"name": one.name, "target": target.name, "problems": ["it has no manifest there"]}
@@ -211,7 +212,7 @@ class _Pruning:
         known: list[Candidate],
         copies: Mapping[str, Copy],
         hold: str,
-        pauses: list[Pause],
+        history: History,
     ) -> None:
         """A lost copy that would be removed by now, were it still there, is missed by nobody any more."""
         there = {one.name for one in known}
@@ -224,7 +225,7 @@ class _Pruning:
                 )
                 lost += [Candidate(name, created, safety=safety)] if name not in there else []
         names = {one.name for one in lost}
-        decisions = decide([*known, *lost], target.retention, self._now, hold=hold, pauses=pauses)
+        decisions = decide([*known, *lost], target.retention, self._now, hold=hold, history=history)
         gone = [one.name for one in decisions if not one.keep and one.name in names]
         if gone:
             self._ledger.forget(target.name, gone)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from math import ceil
 
 from . import kinds
 from .manifest import Manifest
@@ -120,25 +121,54 @@ class Loss:
         )
 
 
-@dataclass(frozen=True)
-class Pause:
-    """A time in which no backup was made: from the one before it to the one after it, or to now.
+class History:
+    """When the backups of one database were made that are known, and the long times without any: the pauses.
 
-    `counts_s`: how much of it counts into the age of what is older.
+    Where the clock is ahead all sets but the new ones seem old, and where the host was off for longer than sets are kept,
+    all of them are. So a set from before a pause stays until that is over for `days`, or there are newer backups of one
+    day (UTC) more than that: what goes then would have gone in any case. The second is for a host that is on now and then,
+    and always has a pause behind it.
+
+    A pause is longer than `days`, than two days, and than twice the time between the two backups before it, for somebody
+    may make one a week; or, where there is but one before it, than 60 days. Pruning leaves such times too, but they are
+    over for about `days` and soon for longer.
     """
 
-    began: datetime
-    ended: datetime
-    counts_s: float
+    def __init__(self, sets: Iterable[Candidate], policy: Policy, now: datetime) -> None:
+        self._backups = [one.created for one in _backups(sets, now)]
+        self._days_wanted = ceil(policy.days) + 1
+        shortest_s = max(policy.days * _DAY_S, _SHORTEST_PAUSE_S)
+        self._pauses: list[tuple[datetime, datetime]] = []
+        for ended, began, before in zip(
+            [now, *self._backups], self._backups, [*self._backups[1:], None]
+        ):
+            if _seconds(now, ended) > policy.days * _DAY_S:
+                break
+            longest_s = max(shortest_s, 2 * _seconds(began, before)) if before else _PAUSE_S
+            if _seconds(ended, began) > longest_s:
+                self._pauses.append((began, ended))
 
-    def __str__(self) -> str:
-        length = human_seconds((self.ended - self.began).total_seconds())
-        return f"between {iso(self.began)} and {iso(self.ended)} ({length})"
+    def why_spared(self, candidate: Candidate) -> str:
+        """Why a set is not to go though it seems old, in words; else ""."""
+        pause = next((one for one in self._pauses if candidate.created <= one[0]), None)
+        newer = {
+            at.astimezone(timezone.utc).date() for at in self._backups if at > candidate.created
+        }
+        if pause is None or len(newer) >= self._days_wanted:
+            return ""
+        return (
+            f"there was no backup {_between(*pause)}, and there are newer ones of {len(newer)} days, "
+            f"not yet of {self._days_wanted}"
+        )
 
-    def spared_s(self, candidate: Candidate) -> float:
-        """How much of the pause does not count into the age of a set."""
-        inside_s = (self.ended - max(self.began, candidate.created)).total_seconds()
-        return max(0.0, inside_s - self.counts_s)
+    def fresh_pause(self) -> str:
+        """A pause that nobody was told of yet, in words: it lasts, or ended with the newest backup; else ""."""
+        if not self._pauses or self._pauses[0][1] < self._backups[0]:
+            return ""
+        return (
+            f"there was no backup {_between(*self._pauses[0])}: is the clock right? Sets from before it stay until there "
+            f"are newer ones of {self._days_wanted} days"
+        )
 
 
 #: Whatever the age, the newest set of each kind stays.
@@ -159,7 +189,7 @@ def decide(
     now: datetime,
     *,
     hold: str = "",
-    pauses: Sequence[Pause] = (),
+    history: History | None = None,
 ) -> list[Decision]:
     """What to do with the complete sets of one database; their names are distinct.
 
@@ -167,7 +197,7 @@ def decide(
     place of the newest.
 
     :param hold: why nothing may go now, in words.
-    :param pauses: what does not count into the age of the sets.
+    :param history: when backups were made, so that a long time without any does not cost those from before it.
     :returns: one decision for each set, newest first.
     :raises ValueError: the policy makes no sense.
     """
@@ -183,13 +213,10 @@ def decide(
     kept_for = _representatives(dated, policy)
     decisions = []
     for candidate in ordered:
-        age_s = (now - candidate.created).total_seconds()
-        spared_s = sum(pause.spared_s(candidate) for pause in pauses)
+        age_s = _seconds(now, candidate.created)
         old = f"it is {human_seconds(age_s)} old"
-        if spared_s:
-            old += f", {human_seconds(spared_s)} of pauses between backups not counted"
         reason = reasons[candidate.name]
-        if not reason and age_s - spared_s <= policy.days * _DAY_S:
+        if not reason and age_s <= policy.days * _DAY_S:
             reason = f"{old}, sets are kept for {policy.days:g} days"
         if not reason and candidate.name in kept_for:
             reason = kept_for[candidate.name]
@@ -197,6 +224,8 @@ def decide(
             reason = f"{old}, but it is not confirmed at {', '.join(candidate.unconfirmed)}"
         if not reason and hold:
             reason = f"{old}, but {hold}"
+        if not reason and history and (spared := history.why_spared(candidate)):
+            reason = f"{old}, but {spared}"
         if reason:
             decisions.append(Decision(candidate.name, True, reason))
         else:
@@ -241,41 +270,18 @@ def loss_before(sets: Iterable[Candidate], after: Candidate) -> Loss | None:
     return Loss(before, after) if before and _halved(before, after) else None
 
 
-def find_pauses(sets: Iterable[Candidate], now: datetime) -> list[Pause]:
-    """The times in which no backup was made though there were some before and after, newest first.
-
-    Where the clock is ahead all sets but the new ones seem old, and where the host was off for longer than sets are kept,
-    all of them are. So a time of more than two days, and of more than twice what lies between the backups on either side of
-    it, counts into the age of a set as much as lies between those. That much has to count: pruning leaves such times too,
-    and what it left there for a reason has to go when the reason does.
-    """
-    backups = [one.created for one in _backups(sets, now)]
-    moments = [now, *backups]
-    pauses = []
-    for place, (ended, began) in enumerate(zip(moments, backups)):
-        after_s = (moments[place - 1] - ended).total_seconds() if place else 0.0
-        older = moments[place + 2 : place + 3]
-        before_s = (began - older[0]).total_seconds() if older else 0.0
-        usual_s = max(after_s, before_s)
-        # Until the next backup the newest one says nothing of how often they are made.
-        known = bool(older) or place > 1
-        longest_s = max(_SHORTEST_PAUSE_S, 2 * usual_s) if known else _PAUSE_S
-        if (ended - began).total_seconds() > longest_s:
-            pauses.append(Pause(began, ended, usual_s))
-    return pauses
-
-
-def fresh_pause(pauses: Sequence[Pause], sets: Iterable[Candidate], now: datetime) -> str:
-    """A pause that nobody was told of yet, in words: it lasts, or ended with the newest backup; else ""."""
-    newest = next(iter(_backups(sets, now)), None)
-    if not (pauses and newest and pauses[0].ended >= newest.created):
-        return ""
-    return f"no backup was made {pauses[0]}: is the clock right? That time does not count into the age of a set"
-
-
 def newest_dated(sets: Iterable[Candidate], now: datetime) -> Candidate | None:
     """The newest set whose date can be right."""
     return next((one for one in _newest_first(sets) if not _doubt(one, now)), None)
+
+
+def _seconds(later: datetime, earlier: datetime) -> float:
+    return (later - earlier).total_seconds()
+
+
+def _between(began: datetime, ended: datetime) -> str:
+    length = human_seconds(_seconds(ended, began))
+    return f"between {iso(began)} and {iso(ended)} ({length})"
 
 
 def _backups(sets: Iterable[Candidate], now: datetime) -> list[Candidate]:

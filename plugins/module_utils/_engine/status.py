@@ -109,7 +109,7 @@ def _standing(
     offsite = target_rows(section.directory, section.database, section.offsite.names, whole)
     problems += target_problems(offsite, whole, now)
     problems += _of_prunes(state, offsite)
-    problems += _of_the_application(section)
+    problems += _of_the_application(section, now)
     proof = last_proof(section.directory, section.database)
     lost = Told.read(section.directory, section.database).lost
     if lost:
@@ -245,22 +245,22 @@ def _of_room(state: State, free: int | None) -> list[Problem]:
 
 
 def _of_prunes(state: State, offsite: Sequence[dict[str, Any]]) -> list[Problem]:
-    """That what is too old could not be removed. Of a target that cannot be reached, its copies tell."""
+    """That what is too old could not be removed."""
     here, far = state.tries.get("prune"), state.tries.get("prune-far")
     found = []
     if here and here.failed:
         found.append(Problem("prune-failed", f"the prune {here.words}"))
-    if far and far.failed and offsite and not any(row["failing_since"] for row in offsite):
+    if far and far.failed and offsite:
         found.append(Problem("prune-far-failed", f"the prune of copies {far.words}"))
     return found
 
 
-def _of_the_application(section: Section) -> list[Problem]:
+def _of_the_application(section: Section, now: datetime) -> list[Problem]:
     """The container, and restores that were killed and not settled."""
     found = []
     try:
         for entry in interrupted(section.directory, section.database):
-            if not entry.is_under_way:
+            if not entry.is_under_way(now):
                 words = f"the {entry.action} of {entry.at} has not ended (`firedrill settle` ends one that was killed)"
                 found.append(Problem(f"{entry.action}-interrupted", words))
         target = section.target(password=False)
