@@ -7,9 +7,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 logs=$(mktemp --directory)
-trap 'rm -rf "$logs"' EXIT
-
 declare -A made
+# Whoever ends this ends what it has begun.
+trap 'kill "${!made[@]}" 2>/dev/null || true; rm -rf "$logs"' EXIT
+
 for target in "$@"; do
     "${MAKE:-make}" --no-print-directory "$target" >"$logs/$target" 2>&1 &
     made[$!]=$target
