@@ -354,7 +354,7 @@ def test_a_dump_before_a_restore_ends_no_pause() -> None:
     history = History(sets, Policy(7), NOW)
     assert history.fresh_pause() == (
         "there was no backup between 2026-09-24T03:00:00Z and 2026-11-24T03:00:00Z (61 d 0 h): is the clock right? "
-        "Sets from before it stay until there are newer ones of 8 days"
+        "Sets from before it stay until it is over for 7 days, or there are newer ones of 8 days"
     )
     decisions = decide(sets, Policy(7), NOW, history=history)
     reasons = {decision.name: decision.reason for decision in decisions}

@@ -16,15 +16,13 @@ from .errors import BusyError, FiredrillError, InterruptedRun
 from .filenames import file_base
 from .model import iso, parse_time, utc_now
 from .notes import read_note, write_note
-from .run import owner_lives, owner_mark
+from .run import is_at_it, owner_mark
 from .vault import Vault
 
 _PAUSE_S = 3600.0
 _LONGEST_PAUSE_S = 86400.0
 #: The catch-up comes once an hour, and not on the second.
 _SLACK_S = 300.0
-#: What has been under way for longer has been so for a whole day of the schedule.
-_LONGEST_RUN_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -58,12 +56,8 @@ class Attempt:
 
     def is_under_way(self, slot: datetime, now: datetime) -> bool:
         """Whether it is being made for that moment, and has been for less than a day."""
-        if self.ended or self.slot != iso(slot) or not owner_lives(self.owner):
-            return False
-        try:
-            return (now - parse_time(self.at)).total_seconds() < _LONGEST_RUN_S
-        except ValueError:
-            return False
+        is_it = self.slot == iso(slot) and not self.ended
+        return is_it and is_at_it(self.owner, self.at, now)
 
     def rests(self, slot: datetime, now: datetime, up_s: float) -> bool:
         """Whether it is too early to try again for that moment: one hour after the first failure, then twice as long.

@@ -10,22 +10,19 @@ import json
 import os
 import platform
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
 from pathlib import Path
 
 from .durable import reserve, sync_directory
 from .errors import HostError
 from .filenames import file_base
-from .model import iso, parse_time, utc_now
-from .run import owner_lives, owner_mark
+from .model import iso, utc_now
+from .run import owner_mark
 
 #: The steps that end a run. Before them a swap takes begun, created, stopping, swapping, swapped, and a replace begun,
 #: stopping, replacing, swapping, swapped.
 _ENDED = ("done", "failed")
 #: Room for all steps of a run: a disk that fills up meanwhile must not end one that has dropped the live database.
 _STEPS_BYTES = 32_768
-#: A load may take hours.
-_LONGEST_STEP_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,6 @@ class Entry:
     def ours(self) -> bool:
         """Whether it is a run of this host; one that names none is taken for one."""
         return self.host in ("", platform.node())
-
-    def is_under_way(self, now: datetime) -> bool:
-        """Whether the process that took the latest step is still at it, and has been for less than a day."""
-        if self.ended or not self.ours or not owner_lives(self.owner):
-            return False
-        return (now - parse_time(self.at)).total_seconds() < _LONGEST_STEP_S
 
 
 class Journal:

@@ -116,9 +116,10 @@ def _judge(request: PruneRequest, database: str, whole: Sequence[Listed]) -> _Ju
     newest = newest_dated(known, now)
     if newest and not request.check and not all(decision.keep for decision in decisions):
         Acknowledgement(request.directory, database).record(newest)
-    paused = history.fresh_pause()
     warnings = [f"no set of {database} is removed: {hold}"] if hold else []
-    return _Judged(decisions, [*warnings, *([f"{database}: {paused}"] if paused else [])])
+    if paused := history.fresh_pause():
+        warnings.append(f"{database}: {paused}")
+    return _Judged(decisions, warnings)
 
 
 def _remove(vault: Vault, doomed: list[Listed]) -> None:

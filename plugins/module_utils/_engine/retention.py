@@ -136,6 +136,7 @@ class History:
 
     def __init__(self, sets: Iterable[Candidate], policy: Policy, now: datetime) -> None:
         self._backups = [one.created for one in _backups(sets, now)]
+        self._policy = policy
         self._days_wanted = ceil(policy.days) + 1
         shortest_s = max(policy.days * _DAY_S, _SHORTEST_PAUSE_S)
         self._pauses: list[tuple[datetime, datetime]] = []
@@ -166,8 +167,8 @@ class History:
         if not self._pauses or self._pauses[0][1] < self._backups[0]:
             return ""
         return (
-            f"there was no backup {_between(*self._pauses[0])}: is the clock right? Sets from before it stay until there "
-            f"are newer ones of {self._days_wanted} days"
+            f"there was no backup {_between(*self._pauses[0])}: is the clock right? Sets from before it stay until it "
+            f"is over for {self._policy.days:g} days, or there are newer ones of {self._days_wanted} days"
         )
 
 

@@ -16,11 +16,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Callable
 
 from .errors import BusyError, FiredrillError, HostError, InterruptedRun
+from .model import parse_time
 
 RUNTIME_DIRECTORY = Path("/run/firedrill")
 
@@ -28,6 +30,8 @@ RUNTIME_DIRECTORY = Path("/run/firedrill")
 Progress = Callable[[str, int, int], None]
 
 _LOCK_PAUSE_S = 0.1
+#: What takes longer hangs, or has been so for a whole day of the schedule.
+_LONGEST_S = 86400.0
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -57,6 +61,16 @@ def owner_lives(mark: str) -> bool:
     if boot != Path("/proc/sys/kernel/random/boot_id").read_text().strip() or not pid.isdigit():
         return False
     return bool(ticks) and _start_ticks(int(pid)) == ticks
+
+
+def is_at_it(mark: str, since: str, now: datetime) -> bool:
+    """Whether the process that made `mark` is still running, and has been at its work since then for less than a day."""
+    if not owner_lives(mark):
+        return False
+    try:
+        return (now - parse_time(since)).total_seconds() < _LONGEST_S
+    except ValueError:
+        return False
 
 
 class Run:

@@ -23,6 +23,7 @@ from .keyproofs import key_problems, last_proof
 from .ledger import target_problems, target_rows
 from .model import Problem, human_bytes, human_seconds, iso
 from .neighbours import encrypted_before
+from .run import is_at_it
 from .schedule import Schedule
 from .settling import interrupted
 from .state import State, look
@@ -260,7 +261,7 @@ def _of_the_application(section: Section, now: datetime) -> list[Problem]:
     found = []
     try:
         for entry in interrupted(section.directory, section.database):
-            if not entry.is_under_way(now):
+            if not is_at_it(entry.owner, entry.at, now):
                 words = f"the {entry.action} of {entry.at} has not ended (`firedrill settle` ends one that was killed)"
                 found.append(Problem(f"{entry.action}-interrupted", words))
         target = section.target(password=False)
